@@ -1,0 +1,169 @@
+"""The only place that reads or writes ONNX: preflight, check, stamp the lineage, write aside and rename."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import onnx_ir as ir
+
+from edgeai.artifact import Artifact, Step
+from edgeai.errors import ModelFormatError, UnsafePathError
+from edgeai.machine import versions
+from edgeai.ort import onnxruntime
+from edgeai.spec import Axis, Signature, TensorSpec
+from edgeai.storage import atomic_file, refuse_existing, sha256
+
+# A protobuf message ends at 2 GiB; what is written beside the weights needs room too.
+EXTERNAL_DATA_ABOVE_BYTES = 1_500_000_000
+
+
+def load(path: str | Path) -> ir.Model:
+    """Parse an ONNX file; large weights stay memory-mapped on disk.
+
+    Raises ModelFormatError if it is missing or is not ONNX, UnsafePathError if its weights lie elsewhere.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFormatError(f"{path}: {'is a directory' if path.is_dir() else 'no such file'}")
+    try:
+        model = ir.load(path)
+    # The parser's own errors are not one family: protobuf, unicode, key and value errors all occur on bad bytes.
+    except Exception as error:
+        raise ModelFormatError(f"{path}: not an ONNX model ({type(error).__name__}: {error})") from error
+    if not len(model.graph.outputs):
+        raise ModelFormatError(f"{path}: not an ONNX model (the graph has no outputs)")
+    for name in external_files(model):
+        refuse_outside(path.parent, name, path)
+    return model
+
+
+def external_files(model: ir.Model) -> list[str]:
+    """Locations of external data as the model writes them, each once."""
+    found: dict[str, None] = {}
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                found[str(value.const_value.location)] = None
+    return list(found)
+
+
+def refuse_outside(directory: Path, name: str, referrer: Path) -> None:
+    """Raise UnsafePathError unless `name` is a plain, singly linked file inside `directory`."""
+    full = directory / name
+    parts = Path(name).parts
+    unsafe = os.path.isabs(name) or ".." in parts or not parts
+    if not unsafe:
+        inside = [directory.joinpath(*parts[: i + 1]) for i in range(len(parts))]
+        unsafe = any(step.is_symlink() for step in inside)
+    if not unsafe:
+        try:
+            status = os.lstat(full)
+        except OSError as error:
+            raise ModelFormatError(f"{referrer}: its data file {name} cannot be read ({error.strerror})") from error
+        # A hard link is a file elsewhere under another name; ONNX Runtime alone would read it.
+        unsafe = not stat.S_ISREG(status.st_mode) or status.st_nlink > 1
+    if unsafe:
+        raise UnsafePathError(f"{referrer}: refers to {name!r}, which is not a plain file beside it")
+
+
+def open_artifact(path: str | Path) -> Artifact:
+    """An ONNX file from anywhere, with whatever lineage and signature edgeai stamped into it."""
+    model = load(path)
+    artifact = Artifact.from_metadata(path, model.metadata_props)
+    if artifact.signature is None:
+        artifact = Artifact(artifact.path, artifact.lineage, signature_of(model))
+    return artifact
+
+
+def signature_of(model: ir.Model, axes: tuple[Axis, ...] = ()) -> Signature:
+    """Names, dtypes and axes as the graph declares them. An axis without a name gets one from its tensor."""
+
+    def spec(value: ir.Value) -> TensorSpec:
+        if value.dtype is None or value.shape is None:
+            raise ModelFormatError(f"{value.name}: the graph declares no dtype or no shape for it")
+        shape = tuple(
+            dim if isinstance(dim, int) else dim.value or f"{value.name}_{i}" for i, dim in enumerate(value.shape)
+        )
+        return TensorSpec(str(value.name), "string" if value.dtype is ir.DataType.STRING else _dtype(value), shape)
+
+    initializers = model.graph.initializers
+    inputs = tuple(spec(value) for value in model.graph.inputs if value.name not in initializers)
+    return Signature(inputs, tuple(map(spec, model.graph.outputs)), axes)
+
+
+def _dtype(value: ir.Value) -> str:
+    assert value.dtype is not None
+    return str(value.dtype.numpy().name)
+
+
+def step(tool: str, options: dict[str, object], parent: Artifact | None = None) -> Step:
+    """The lineage entry of a tool that is about to write: its options, the versions in use, its input's hash."""
+    return Step(tool, options, versions(), sha256(parent.path) if parent is not None else "")
+
+
+def save(
+    model: ir.Model,
+    artifact: Artifact,
+    *,
+    overwrite: bool = False,
+    external_above_bytes: int = EXTERNAL_DATA_ABOVE_BYTES,
+) -> Artifact:
+    """Stamp `artifact`'s lineage and signature into `model` and write it to `artifact.path`, whole or not at all.
+
+    Weights go to one file beside it when they are too large for protobuf; that file is named by its content,
+    so that an interrupted overwrite never pairs an old graph with new weights. The file is opened by ONNX Runtime
+    before it gets its name. Raises ModelFormatError if ONNX Runtime refuses it.
+    """
+    path = artifact.path
+    refuse_existing(path, overwrite)
+    model.metadata_props.update(artifact.metadata())
+    weights = [v.const_value for graph in model.graphs() for v in graph.initializers.values() if v.const_value]
+    external = sum(tensor.nbytes for tensor in weights) > external_above_bytes
+    with atomic_file(path, overwrite=overwrite) as temporary:
+        if external:
+            data = temporary.with_name(temporary.name + ".data")
+            try:
+                ir.save(model, temporary, format="protobuf", external_data=data.name)
+                final = f"{path.stem}-{sha256(data)[:16]}.data"
+                _point_to(temporary, data.name, final)
+                os.replace(data, path.with_name(final))
+            finally:
+                data.unlink(missing_ok=True)
+        else:
+            ir.save(_internal(model), temporary, format="protobuf")
+        check(temporary, shown_as=path)
+    return artifact
+
+
+def _internal(model: ir.Model) -> ir.Model:
+    ir.external_data.load_to_model(model)
+    return model
+
+
+def _point_to(path: Path, old: str, new: str) -> None:
+    """Rename the external data that the graph at `path` refers to."""
+    model = ir.load(path)
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(tensor := value.const_value, ir.ExternalTensor) and tensor.location == old:
+                value.const_value = ir.ExternalTensor(
+                    new, tensor.offset, tensor.length, tensor.dtype,
+                    shape=tensor.shape, name=tensor.name, base_dir=tensor.base_dir,
+                )  # fmt: skip
+    ir.save(model, path, format="protobuf")
+
+
+def check(path: Path, *, shown_as: Path | None = None) -> None:
+    """Raise ModelFormatError unless ONNX Runtime can create a CPU session from the file."""
+    ort = onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    try:
+        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    # onnxruntime's exceptions share no base below Exception, and bad bytes also surface as UnicodeDecodeError.
+    except Exception as error:
+        raise ModelFormatError(f"{shown_as or path}: ONNX Runtime cannot open it: {error}") from error

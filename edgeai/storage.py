@@ -1,0 +1,135 @@
+"""Files that are there whole or not at all: write aside, fsync, rename.
+
+A reader never sees a half-written file at a final path, whatever happens to the writer.
+What a killed writer leaves beside the target is recognised by its name and removed by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgeai.errors import ExistsError, StorageError
+
+_MARK = ".edgeai-partial-"
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on a clean exit it becomes `path`, otherwise it vanishes.
+
+    Raises ExistsError if `path` is there and `overwrite` is false, StorageError if the disk refuses.
+    """
+    with _aside(Path(path), overwrite) as temporary:
+        yield temporary
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def atomic_dir(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Like `atomic_file`, for a directory: the yielded directory exists and is empty."""
+    with _aside(Path(path), overwrite) as temporary:
+        temporary.mkdir()
+        yield temporary
+        for file in sorted(temporary.rglob("*")):
+            if file.is_file():
+                with open(file, "rb") as stream:
+                    os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def _aside(path: Path, overwrite: bool) -> Iterator[Path]:
+    refuse_existing(path, overwrite)
+    # The lock, not the process id, says whether a partial file's writer lives: ids are reused and namespaced.
+    temporary = path.with_name(f"{path.name}{_MARK}{uuid.uuid4().hex[:12]}")
+    lock = temporary.with_name(temporary.name + ".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path)
+        with open(lock, "w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            try:
+                yield temporary
+                refuse_existing(path, overwrite)
+                _replace(temporary, path)
+            finally:
+                _remove(temporary)
+                lock.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error}") from error
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():  # rename cannot replace a directory that has files
+        old = temporary.with_name(temporary.name + ".old")
+        os.rename(path, old)
+        os.rename(temporary, path)
+        _remove(old)
+    else:
+        os.replace(temporary, path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_stale(path: Path) -> None:
+    for lock in path.parent.glob(f"{path.name}{_MARK}*.lock"):
+        try:
+            held = open(lock)  # noqa: SIM115 - entered below, once it is known to exist
+        except FileNotFoundError:  # its writer has just finished
+            continue
+        with held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            partial = lock.with_suffix("")
+            _remove(partial)
+            _remove(partial.with_name(partial.name + ".old"))
+            lock.unlink(missing_ok=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def refuse_existing(path: str | Path, overwrite: bool) -> None:
+    """Raise ExistsError if `path` is there and may not be replaced; call it before long work starts."""
+    if not overwrite and os.path.lexists(path):
+        raise ExistsError(f"{path} already exists", hint="add --overwrite (overwrite=True) to replace it")
+
+
+def is_partial(path: Path) -> bool:
+    """Is this the leftover (or the work in progress) of a writer, not a file that anyone should read?"""
+    return _MARK in path.name
+
+
+def atomic_text(path: str | Path, text: str, *, overwrite: bool = False) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    with atomic_file(path, overwrite=overwrite) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def sha256(path: str | Path) -> str:
+    """Hex digest of a file's bytes, read in pieces."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def cache_dir() -> Path:
+    """Where downloads and other things that can be made again are kept (`EDGEAI_CACHE`, else the XDG cache)."""
+    if named := os.environ.get("EDGEAI_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeai"

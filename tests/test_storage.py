@@ -1,0 +1,99 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from edgeai import storage
+from edgeai.errors import ExistsError, StorageError
+
+
+def test_a_file_appears_whole_and_nothing_stays_beside_it(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "a.txt"
+    with storage.atomic_file(target) as temporary:
+        temporary.write_text("whole")
+        assert not target.exists()
+        assert storage.is_partial(temporary)
+    assert target.read_text() == "whole"
+    assert os.listdir(target.parent) == ["a.txt"]
+
+
+def test_a_failure_inside_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(RuntimeError, match="stop"), storage.atomic_file(target, overwrite=True) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("stop")
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_existing_files_are_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("mine")
+    with pytest.raises(ExistsError, match="--overwrite"), storage.atomic_file(tmp_path / "a"):
+        pytest.fail("the body must not run")
+    with pytest.raises(ExistsError, match="already exists"), storage.atomic_dir(tmp_path / "a"):
+        pytest.fail("the body must not run")
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(ExistsError), storage.atomic_file(tmp_path / "a") as temporary:
+        temporary.write_text("ours")
+        (tmp_path / "a").write_text("theirs")
+    assert (tmp_path / "a").read_text() == "theirs"
+
+
+def test_a_directory_replaces_a_directory(tmp_path: Path) -> None:
+    for content in ("first", "second"):
+        with storage.atomic_dir(tmp_path / "d", overwrite=True) as temporary:
+            (temporary / content).write_text(content)
+    assert os.listdir(tmp_path / "d") == ["second"]
+    assert os.listdir(tmp_path) == ["d"]
+
+
+def test_a_disk_that_refuses_is_a_storage_error_naming_the_path(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write .*file/x"):
+        storage.atomic_text(tmp_path / "file" / "x", "text")
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_and_a_living_one_is_left_alone(
+    tmp_path: Path,
+) -> None:
+    target = tmp_path / "a.txt"
+    writer = textwrap.dedent(
+        f"""
+        import sys
+        from edgeai import storage
+        with storage.atomic_file({str(target)!r}) as temporary:
+            temporary.write_text("half")
+            print("writing", flush=True)
+            sys.stdin.read()
+        """
+    )
+    command = [sys.executable, "-c", writer]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        storage.atomic_text(target, "from a neighbour", overwrite=True)
+        assert any(storage.is_partial(path) for path in tmp_path.iterdir()), "the living writer's file was removed"
+        process.send_signal(signal.SIGKILL)
+    assert target.read_text() == "from a neighbour"
+    storage.atomic_text(target, "whole", overwrite=True)
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_sha256_is_the_known_digest(tmp_path: Path) -> None:
+    storage.atomic_text(tmp_path / "a", "abc")
+    assert storage.sha256(tmp_path / "a").startswith("ba7816bf8f01cfea")
+
+
+def test_cache_dir_follows_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EDGEAI_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert storage.cache_dir() == Path("/xdg/edgeai")
+    monkeypatch.setenv("EDGEAI_CACHE", "/named")
+    assert storage.cache_dir() == Path("/named")
