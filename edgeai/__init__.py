@@ -10,7 +10,7 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "Agreement": "edgeai.verification",
+    "Agreement": "edgeai.agreement",
     "Artifact": "edgeai.artifact",
     "Bundle": "edgeai.bundle",
     "EdgeAIError": "edgeai.errors",
@@ -29,7 +29,7 @@ _HOMES = {
     "load": "edgeai.runtime",
     "optimize": "edgeai.graph",
     "quantize": "edgeai.quantization",
-    "verify": "edgeai.verification",
+    "verify": "edgeai.verifying",
 }
 
 __all__ = sorted(_HOMES)

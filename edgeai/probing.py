@@ -16,7 +16,7 @@ from edgeai.errors import InputError
 from edgeai.spec import Array, Axis, Signature, TensorSpec
 
 MAX_ELEMENTS = 1 << 21  # of one feed, all inputs together: 8 MB of float32
-_SIZES = (2, 3, 5, 7)  # what axes take where nothing else is asked: small and, for the first axes, all different
+_SIZES = (2, 5, 3, 7)  # what axes take where nothing else is asked: small and, for the first axes, all different
 _LARGER = 17  # prime, so no axis of it divides into another by accident
 
 Sizes = Mapping[str, int]
@@ -53,9 +53,7 @@ STYLES = (
 _MASKED = {style.mask: style for style in STYLES if style.mask != "full"}
 
 
-def probe_feeds(
-    signature: Signature, *, seed: int = 0, count: int | None = None, shapes: bool = True
-) -> list[Probe]:
+def probe_feeds(signature: Signature, *, seed: int = 0, count: int | None = None, shapes: bool = True) -> list[Probe]:
     """Feeds over the declared range of every symbolic axis, and over value distributions at one small shape.
 
     At most `count` probes, the most telling first: value styles, then shapes. Without `shapes`, one shape only.
@@ -97,10 +95,12 @@ def shape_plans(signature: Signature) -> list[dict[str, int]]:
     usual = {axis.name: _clip(axis, _SIZES[i % len(_SIZES)]) for i, axis in enumerate(axes)}
     plans = [usual, {axis.name: axis.minimum for axis in axes}, {axis.name: _clip(axis, _LARGER) for axis in axes}]
     for axis in axes:
-        plans += [{**usual, axis.name: _clip(axis, size)} for size in (axis.minimum, 1, 2, 3, _LARGER)]
+        plans += [{**usual, axis.name: _clip(axis, size)} for size in (axis.minimum, 1, 3, _LARGER)]
         plans.append(_largest(signature, axis, usual))
-    distinct = {tuple(sorted(plan.items())): plan for plan in reversed(plans)}
-    return [plan for plan in reversed(distinct.values()) if _allowed(signature, plan)] or [usual]
+    distinct: dict[tuple[tuple[str, int], ...], dict[str, int]] = {}
+    for plan in plans:
+        distinct.setdefault(tuple(plan.items()), plan)
+    return [plan for plan in distinct.values() if _allowed(signature, plan)] or [usual]
 
 
 def _plans(signature: Signature, shapes: bool) -> Iterator[tuple[dict[str, int], Style]]:
@@ -182,10 +182,13 @@ def _clip(axis: Axis, size: int) -> int:
 
 def _largest(signature: Signature, axis: Axis, usual: Sizes) -> dict[str, int]:
     """The largest size of `axis` that is allowed, the other axes as small as they go."""
-    others = {name: min(size, max(1, signature.axis(name).minimum)) for name, size in usual.items()}
     sizes = [axis.maximum >> shift for shift in range(axis.maximum.bit_length())]
-    plans = ({**others, axis.name: size} for size in sizes if size >= max(axis.minimum, usual[axis.name]))
-    return next((plan for plan in plans if _allowed(signature, plan)), dict(usual))
+    for size, floor in itertools.product(sizes, (1, 0)):
+        others = {name: min(usual[name], max(floor, signature.axis(name).minimum)) for name in usual}
+        plan = {**others, axis.name: size}
+        if size >= max(axis.minimum, usual[axis.name]) and _allowed(signature, plan):
+            return plan
+    return dict(usual)
 
 
 def _allowed(signature: Signature, sizes: Sizes) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,6 +16,9 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from edgeai.progress import Advance
+
+if TYPE_CHECKING:
+    from edgeai.building import BuildReport
 
 
 class RichProgress:
@@ -40,7 +45,9 @@ class RichProgress:
         task = self._bars.add_task(label, total=total, note="")
 
         def advance(n: int = 1, *, note: str = "") -> None:
-            self._bars.update(task, advance=n, **({"note": note} if note else {}))
+            self._bars.update(task, advance=n)
+            if note:
+                self._bars.update(task, note=note)
 
         try:
             yield advance
@@ -66,6 +73,37 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title:
     console.print(table)
 
 
+def to_json(value: Any) -> Any:
+    """Dataclasses, paths and tuples as plain JSON data."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
 def print_json(data: Any) -> None:
     json.dump(data, sys.stdout, indent=2, allow_nan=False)
     sys.stdout.write("\n")
+
+
+def print_build(report: BuildReport) -> None:
+    """Every form that was considered, and why it ships or does not."""
+    print_table(
+        ("form", report.metric or "metric", "MB", "p50", "ratio", "verdict", "why"),
+        [
+            (
+                ("* " if row.name == report.chosen else "  ") + row.name,
+                "-" if row.metric is None else f"{row.metric:.4g}",
+                "-" if row.size_bytes is None else f"{row.size_bytes / 1e6:.2f}",
+                "-" if row.p50_ns is None else f"{row.p50_ns / 1e6:.3f} ms",
+                "-" if row.ratio is None else "{:.2f} ({:.2f}..{:.2f})".format(*row.ratio),
+                row.verdict,
+                row.reason,
+            )
+            for row in report.rows
+        ],
+        title=f"{report.bundle}: {report.chosen} on {report.provider}, {report.verdict}",
+    )

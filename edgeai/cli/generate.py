@@ -1,0 +1,40 @@
+"""edgeai generate"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgeai.cli import options
+
+
+@click.command("generate")
+@click.argument("bundle", type=options.PATH)
+@click.option("--prompt", required=True, help="Text to continue.")
+@click.option("--max-new-tokens", default=64, show_default=True, type=click.IntRange(1))
+@click.option("--temperature", default=0.0, show_default=True, type=click.FloatRange(0), help="0 is greedy.")
+@click.option("--top-k", type=click.IntRange(1), help="Sample among the k most likely tokens.")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Sample within this share of probability.")
+@options.seed
+@options.ep
+def command(
+    bundle: Path,
+    prompt: str,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int,
+    ep: str,
+) -> None:
+    """Continue a text, token by token, as it is made."""
+    import edgeai
+
+    with edgeai.load(bundle, ep=ep) as session:
+        pieces = session.generate(
+            prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+        )
+        for piece in pieces:
+            click.echo(piece, nl=False)
+        click.echo()

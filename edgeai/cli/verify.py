@@ -1,0 +1,69 @@
+"""edgeai verify"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgeai.cli import options
+
+
+@click.command("verify")
+@click.argument("reference")
+@click.argument("candidate", required=False)
+@options.samples
+@click.option("--lossy", is_flag=True, help="Judge a quantized candidate: by the metric, or else by distance.")
+@click.option("--max-drop", type=options.SHARE, help="How much of the metric may be lost. [default: 0.5%]")
+@click.option("--metric", help="Metric for labelled samples: accuracy or perplexity.")
+@options.ep
+@options.as_json
+def command(
+    reference: str,
+    candidate: str | None,
+    samples: Path | None,
+    lossy: bool,
+    max_drop: float | None,
+    metric: str | None,
+    ep: str,
+    as_json: bool,
+) -> int:
+    """Compare CANDIDATE with REFERENCE, or check a bundle on the machine that it runs on.
+
+    One argument is a bundle: every byte, its golden vectors and its provider are checked.
+    Two are a reference (module, model or bundle) and a model or bundle that should agree with it.
+    Exit code: 0 verified, 1 failed, 3 degraded, 4 unverified.
+    """
+    from edgeai.cli.console import RichProgress, print_json, print_table, to_json
+    from edgeai.errors import UsageError
+
+    if candidate is None:
+        if samples or lossy or max_drop is not None or metric:
+            raise UsageError("a bundle brings its own samples and tolerance", hint="these options compare two models")
+        from edgeai.runtime import verify_bundle
+
+        proof = verify_bundle(reference, ep=ep)
+        print_json(to_json(proof)) if as_json else click.echo(proof.summary)
+        return 0 if proof.ok else 1
+
+    if max_drop is not None and not lossy:
+        raise UsageError("--max-drop is for a quantized candidate", hint="add --lossy")
+    from edgeai.samples import Samples
+    from edgeai.verifying import verify
+
+    agreement = verify(
+        reference,
+        candidate,
+        Samples.load(samples) if samples else None,
+        lossy=lossy,
+        max_drop=0.005 if max_drop is None else max_drop,
+        metric=metric,
+        ep=ep,
+        progress=RichProgress(),
+    )
+    if as_json:
+        print_json(to_json(agreement))
+    else:
+        click.echo(agreement.summary)
+        print_table(("", "finding"), [(finding.severity, finding.text) for finding in agreement.findings])
+    return agreement.exit_code

@@ -1,0 +1,122 @@
+"""Which other files an ONNX file refers to, read without the onnx package.
+
+Follows the protobuf wire format (protobuf.dev, "Encoding") through the few messages of onnx.proto that can hold a
+tensor, and skips all the rest, weights included.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from edgeai.errors import ModelFormatError, UnsafePathError
+
+# message -> field number -> message inside (onnx.proto); other fields cannot lead to external data.
+_MESSAGES: Mapping[str, Mapping[int, str]] = {
+    "Model": {7: "Graph", 20: "Training", 25: "Function"},
+    "Training": {1: "Graph", 2: "Graph"},
+    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
+    "Function": {7: "Node", 11: "Attribute"},
+    "Node": {5: "Attribute"},
+    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor", 23: "SparseTensor"},
+    "SparseTensor": {1: "Tensor", 2: "Tensor"},
+    "Tensor": {13: "Entry"},
+    "Entry": {},
+}
+_DEEPEST = 100  # protobuf's own limit
+_LENGTH_DELIMITED = 2
+_FIXED_BYTES = {1: 8, 5: 4}
+
+
+def external_files(path: str | Path) -> tuple[str, ...]:
+    """Names of the files that hold the model's external data, as the model writes them, each once.
+
+    Raises ModelFormatError if the file is missing or is not a protobuf message. ONNX Runtime's own format (`.ort`)
+    carries all its data inside.
+    """
+    try:
+        with open(path, "rb") as stream:
+            if os.fstat(stream.fileno()).st_size == 0:
+                raise ModelFormatError(f"{path}: not an ONNX model (the file is empty)")
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                if data[4:8] == b"ORTM":
+                    return ()
+                return tuple(dict.fromkeys(_locations(data, 0, len(data), "Model", _DEEPEST)))
+    except OSError as error:
+        raise ModelFormatError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ModelFormatError(f"{path}: not an ONNX model ({error})") from error
+
+
+def refuse_outside(path: str | Path) -> tuple[str, ...]:
+    """`external_files`, after checking that each is a plain, singly linked file in the model's directory.
+
+    Raises UnsafePathError or ModelFormatError naming the file that is not.
+    """
+    names = external_files(path)
+    directory = Path(path).parent
+    for name in names:
+        parts = Path(name).parts
+        if os.path.isabs(name) or ".." in parts or not parts or "\0" in name:
+            raise UnsafePathError(f"{path}: refers to {name!r}, which lies outside its directory")
+        if any(directory.joinpath(*parts[: i + 1]).is_symlink() for i in range(len(parts))):
+            raise UnsafePathError(f"{path}: refers to {name!r}, which is a symbolic link")
+        try:
+            status = os.lstat(directory / name)
+        except OSError as error:
+            raise ModelFormatError(f"{path}: its data file {name} cannot be read ({error.strerror})") from error
+        # A second link is a file elsewhere under another name.
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise UnsafePathError(f"{path}: refers to {name!r}, which is not a plain file of its own")
+    return names
+
+
+def _locations(data: mmap.mmap, start: int, end: int, message: str, depth: int) -> Iterator[str]:
+    if not depth:
+        raise ValueError("messages are nested too deep")
+    inside, strings = _MESSAGES[message], dict[int, bytes]()
+    for field, begin, stop in _fields(data, start, end):
+        if message == "Entry":
+            strings[field] = data[begin:stop]
+        elif kind := inside.get(field):
+            yield from _locations(data, begin, stop, kind, depth - 1)
+    if strings.get(1) == b"location":
+        yield strings.get(2, b"").decode()
+
+
+def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(number, begin, end) of each length-delimited field; the others are stepped over."""
+    position = start
+    while position < end:
+        tag, position = _varint(data, position, end)
+        wire = tag & 7
+        if wire == 0:
+            _, position = _varint(data, position, end)
+            continue
+        if wire == _LENGTH_DELIMITED:
+            length, position = _varint(data, position, end)
+        elif wire in _FIXED_BYTES:
+            length = _FIXED_BYTES[wire]
+        else:
+            raise ValueError(f"no such wire type: {wire}")
+        if length > end - position:
+            raise ValueError("a field runs past the end")
+        if wire == _LENGTH_DELIMITED:
+            yield tag >> 3, position, position + length
+        position += length
+
+
+def _varint(data: mmap.mmap, position: int, end: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= end:
+            raise ValueError("the file is truncated")
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise ValueError("a number is longer than 10 bytes")

@@ -1,0 +1,97 @@
+"""`edgeai.verify`: do two things that answer agree, whatever they are: modules, files, bundles, engines?"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeai import verification
+from edgeai.agreement import Agreement
+from edgeai.artifact import Artifact
+from edgeai.bundle import is_bundle
+from edgeai.errors import UsageError
+from edgeai.metrics import METRICS
+from edgeai.progress import SILENT, Progress
+from edgeai.runtime import load
+from edgeai.runtime.engine import Engine
+from edgeai.samples import Samples
+from edgeai.spec import Signature
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def verify(
+    reference: Engine | Artifact | nn.Module | str | Path,
+    candidate: Engine | Artifact | str | Path,
+    samples: Samples | None = None,
+    *,
+    lossy: bool = False,
+    max_drop: float = 0.005,
+    metric: str | None = None,
+    output: str | None = None,
+    ep: str | Sequence[str] = "cpu",
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> Agreement:
+    """Run both sides on `samples` and on generated inputs over the candidate's declared shapes, and compare.
+
+    `reference` is a module, a source as the command line takes it (`model.py:Net`, a trained directory), a model
+    file, a bundle or an engine; `candidate` the same but for modules. `lossy` judges a quantized candidate: by
+    `metric` (and `max_drop`, relative) where the samples have labels, else by distance. `output` names the output
+    that the metric is scored on (default: the first). Raises UsageError for an unknown metric, and what opening
+    either side raises; never for a disagreement, which is what the verdict is for.
+    """
+    if metric is not None and metric not in METRICS:
+        raise UsageError(f"there is no metric {metric!r}", hint=f"choose one of {', '.join(METRICS)}")
+    tolerance = verification.EXACT
+    if lossy:
+        tolerance = verification.Tolerance(
+            verification.QUANTIZED.verified, verification.QUANTIZED.degraded, lossy=True, max_drop=max_drop
+        )
+    with _engine(candidate, ep, None) as right, _engine(reference, ep, right.signature) as left:
+        return verification.verify(
+            left,
+            right,
+            samples,
+            signature=right.signature,
+            tolerance=tolerance,
+            metric=None if metric is None else METRICS[metric],
+            output=output,
+            seed=seed,
+            progress=progress,
+        )
+
+
+@contextlib.contextmanager
+def _engine(subject: object, ep: str | Sequence[str], signature: Signature | None) -> Iterator[Engine]:
+    """`signature` is what a bare module is given: it cannot tell its own."""
+    if isinstance(subject, Engine):
+        yield subject  # the caller's to close
+        return
+    path = subject.path if isinstance(subject, Artifact) else subject
+    if isinstance(path, str | Path) and (Path(path).suffix == ".onnx" or _holds_bundle(Path(path))):
+        engine: Engine = load(path, ep=ep)
+    else:
+        engine = _module_engine(path, signature)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def _holds_bundle(path: Path) -> bool:
+    return is_bundle(path) and not (path / "training.json").exists()
+
+
+def _module_engine(subject: object, signature: Signature | None) -> Engine:
+    from edgeai.eager import EagerEngine
+    from edgeai.exporting import eager
+
+    if isinstance(subject, str | Path):
+        return eager(str(subject))
+    if signature is None:
+        raise UsageError("a module cannot be the candidate", hint="give the module first, then the exported file")
+    return EagerEngine(subject, signature)  # type: ignore[arg-type]
