@@ -1,0 +1,191 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeai.bench.loop import Block, WarmUp
+from edgeai.bench.noise import Noise
+from edgeai.bench.report import SCHEMA, Report, SubjectResult, doubts, rows, shortfall
+from edgeai.bench.statistics import FASTER, NOT_RESOLVED, Ratio, statistics
+from edgeai.bench.subject import Phases
+from edgeai.bench.workload import Workload
+from edgeai.errors import DataError, ExistsError
+from edgeai.machine import Machine
+
+MACHINE = Machine("Linux 6", "x86_64", "a CPU", ("avx", "avx2"), 2, 2**33, "3.11.7", {"numpy": "2.4.0"})
+QUIET = Noise(0.1, 0.0, 17)
+
+
+def result(name: str, samples_ns: list[int], *, blocks: int = 10, stable: bool = True) -> SubjectResult:
+    return SubjectResult(
+        name,
+        Phases(1_000, 2_000, 9_000_000),
+        WarmUp(30, 1_000_000, 1000, stable),
+        tuple(Block(tuple(samples_ns), cpu_ns=2 * sum(samples_ns)) for _ in range(blocks)),
+        factory="a:b",
+        arguments={"path": "m.onnx", "threads": [1, 2]},
+        size_bytes=3 * 2**20,
+        baseline_rss_bytes=2**20,
+        peak_rss_bytes=5 * 2**20,
+    )
+
+
+def report_of(*results: SubjectResult, workload: Workload | None = None) -> Report:
+    workload = workload or Workload()
+    analysed = [r.analysed(None if r is results[0] else results[0], workload, seed=0) for r in results]
+    return Report(
+        workload=workload,
+        subjects=tuple(analysed),
+        order=tuple(r.name for r in results for _ in r.blocks),
+        machine=MACHINE,
+        noise_before=QUIET,
+        noise_after=Noise(None, None, None, "/proc/pressure/cpu: no such file"),
+        seed=0,
+        started_at="2026-01-01T00:00:00+00:00",
+        finished_at="2026-01-01T00:01:00+00:00",
+        interrupted=False,
+        short=shortfall(results),
+        warnings=("one", "two"),
+    )
+
+
+ANALYSED = report_of(result("a", [10] * 10))
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def test_the_table() -> None:
+    """A snapshot: 10 blocks of 10 runs; eager 2 ms, int8 1 ms."""
+    table = rows(report_of(result("eager", [2_000_000] * 10), result("int8", [1_000_000] * 10)))
+    assert table == [
+        [
+            *("subject", "runs", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "mean ms", "min ms", "throughput runs/s"),
+            *("first ms", "CPU ms/run", "peak MiB", "size MiB", "ratio", "verdict"),
+        ],
+        ["eager", "100", "2", "2", "-", "-", "2", "2", "500", "9", "4", "5", "3", "-", "-"],
+        ["int8", "100", "1", "1", "-", "-", "1", "1", "1000", "9", "2", "5", "3", "0.500 [0.500, 0.500]", FASTER],
+    ]
+
+
+def test_a_subject_without_samples_has_a_row_too() -> None:
+    report = report_of(result("a", [10] * 10), result("b", [], blocks=0))
+    assert report["b"].verdict == NOT_RESOLVED
+    assert report["b"].ratio is None
+    assert report["b"].cpu_seconds_per_inference is None
+    assert rows(report)[2][:3] == ["b", "0", "-"]
+    assert Report.from_json(report.to_json()) == report
+
+
+def test_only_rounds_that_both_have_are_compared() -> None:
+    report = report_of(result("a", [10] * 10, blocks=7), result("b", [20] * 10, blocks=6))
+    assert report["b"].ratio is not None
+    assert report["b"].ratio.blocks == 6
+
+
+def test_a_name_that_is_not_there_is_a_key_error() -> None:
+    with pytest.raises(KeyError, match="nobody"):
+        report_of(result("a", [10]))["nobody"]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 10**12), max_size=20), max_size=6),
+    st.text(min_size=1),
+    st.tuples(FINITE, FINITE, FINITE),
+    st.dictionaries(st.text(), st.none() | st.integers() | st.text() | FINITE),
+)
+def test_json_round_trip_is_exact(
+    blocks: list[list[int]], name: str, figures: tuple[float, float, float], arguments: dict[str, object]
+) -> None:
+    first = dataclasses.replace(
+        ANALYSED.subjects[0],
+        name=name,
+        blocks=tuple(Block(tuple(block), sum(block)) for block in blocks),
+        statistics=statistics([sample for block in blocks for sample in block]),
+        arguments=arguments,
+    )
+    other = dataclasses.replace(
+        first,
+        name=name + "'",
+        size_bytes=None,
+        peak_rss_bytes=None,
+        phases=Phases(None, None, 1),
+        ratio=Ratio(*figures, len(blocks)),
+    )
+    report = dataclasses.replace(ANALYSED, subjects=(first, other), noise_before=Noise(*figures[:2], 1))
+    assert Report.from_json(report.to_json()) == report
+
+
+def test_a_file_is_written_whole_and_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    report = report_of(result("a", [10] * 10))
+    report.save(path)
+    assert Report.load(path) == report
+    with pytest.raises(ExistsError, match="report.json already exists"):
+        report.save(path)
+    changed = dataclasses.replace(report, interrupted=True)
+    changed.save(path, overwrite=True)
+    assert Report.load(path).interrupted
+    assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
+
+
+def damaged(change: dict[str, object]) -> str:
+    data = json.loads(report_of(result("a", [10] * 10)).to_json())
+    return json.dumps(data | change)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "null",
+        '{"schema": 1}',
+        damaged({"subjects": [1]}),
+        damaged({"workload": {"scenario": "offline"}}),
+        damaged({"machine": None}),
+        damaged({"surprise": 1}),
+        damaged({"noise_before": {"load": 1}}),
+    ],
+)
+def test_what_is_not_a_report_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match="bad.json: not a benchmark report"):
+        Report.load(path)
+
+
+def test_another_schema_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"report: schema 99, this edgeai reads {SCHEMA} \(measure again\)"):
+        Report.from_json(damaged({"schema": 99}))
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="missing.json: cannot be read"):
+        Report.load(tmp_path / "missing.json")
+    (tmp_path / "latin.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="latin.json: cannot be read"):
+        Report.load(tmp_path / "latin.json")
+
+
+def test_runs_below_mlperf_s_minimum_say_so() -> None:
+    enough = result("a", [10**9] * 60)  # 600 s in 600 runs
+    assert shortfall([enough]) == ""
+    short = shortfall([enough, result("b", [10**9] * 59)])
+    assert short == "590 s and 590 runs are measured; MLPerf asks for 600 s and 64 runs"
+    assert shortfall([result("c", [10**11])]) != "", "ten runs of 100 s are long, but too few for p90"
+
+
+def test_doubts_name_their_reason() -> None:
+    steady, shaky = result("steady", [1]), result("shaky", [1], stable=False)
+    assert doubts([steady], inputs=3, before=QUIET, cores=2) == ()
+    assert doubts([steady], inputs=3, before=Noise(None, None, None, "none"), cores=2) == ()
+    found = doubts([steady, shaky], inputs=1, before=Noise(1.7, None, None), cores=2)
+    assert [sentence.split(",")[0] for sentence in found] == [
+        "shaky: still not steady when the warm-up's time was over; give it more (warmup_max_seconds)",
+        "every run had the same input",
+        "the machine was busy before the start (load 1.7 on 2 cores)",
+    ]
