@@ -1,0 +1,132 @@
+"""The one verb: apply a recipe, open and run the result, count what became integer, and only then write it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from edgeai import modelfile
+from edgeai.artifact import Artifact
+from edgeai.errors import EdgeAIError, QuantizationError
+from edgeai.machine import machine
+from edgeai.probing import probe_feeds
+from edgeai.progress import SILENT, Progress
+from edgeai.quantization.coverage import Coverage, measure_coverage
+from edgeai.quantization.observers import calibration_feeds
+from edgeai.quantization.preparation import prepare
+from edgeai.quantization.recipe import Applied, Recipe, Setting
+from edgeai.quantization.sessions import open_session
+from edgeai.samples import Samples
+from edgeai.spec import Feed, Signature
+from edgeai.storage import refuse_existing
+
+_FEEDS = 4
+
+
+def quantize(
+    artifact: Artifact,
+    recipe: Recipe,
+    *,
+    samples: Samples | None = None,
+    out: str | Path,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+) -> Artifact:
+    """Write the quantized form of `artifact` to `out`; inputs and outputs keep their names, dtypes and axes.
+
+    This machine is the target: where its CPU would saturate, the recipe leaves one bit of the weights unused unless
+    it was told otherwise. The lineage step records the recipe, its own choices, the CPU's features and the `coverage`
+    counted in ONNX Runtime's optimized graph. Accuracy is not judged here.
+
+    Raises ExistsError if `out` is there, InputError for samples that do not fit, and QuantizationError, with nothing
+    written, for a model that is quantized already, has nothing to quantize, or whose result does not run, answers
+    NaN or infinity where the original does not, or has no integer multiplication left in it.
+    """
+    refuse_existing(out, overwrite)
+    if recipe.needs_samples and samples is None:
+        raise QuantizationError(f"{recipe.name} needs calibration samples", hint="-d samples.npz (samples=...)")
+    source = modelfile.load(artifact.path)
+    signature = artifact.signature or modelfile.signature_of(source)
+    opset = source.opset_imports.get("", 0)
+    if opset < recipe.minimum_opset:
+        raise QuantizationError(
+            f"{artifact.path}: opset {opset}, but {recipe.name} needs at least {recipe.minimum_opset}",
+            hint="export it again at opset 20",
+        )
+    setting = Setting(str(artifact.path), signature, samples, machine(), progress)
+    applied = recipe.apply(prepare(source, artifact.path), setting)
+    coverage = _accept(applied, artifact, setting)
+    options = {
+        "recipe": recipe.name,
+        **_fields(recipe),
+        **applied.choices,
+        "cpu_features": list(setting.target.features),
+        "coverage": dataclasses.asdict(coverage),
+    }
+    done = artifact.after(modelfile.step("quantize", options, artifact), out, signature)
+    return modelfile.save(applied.model, done, overwrite=overwrite)
+
+
+def _fields(recipe: Recipe) -> dict[str, object]:
+    return dataclasses.asdict(recipe) if dataclasses.is_dataclass(recipe) else {}
+
+
+def _accept(applied: Applied, artifact: Artifact, setting: Setting) -> Coverage:
+    """Open the result, run it beside the original, and count. Raises QuantizationError if it cannot be used."""
+    with tempfile.TemporaryDirectory(prefix="edgeai-") as directory:
+        path = Path(directory) / "candidate.onnx"
+        try:
+            modelfile.save(applied.model.clone(), Artifact(path))
+        except EdgeAIError as error:
+            raise QuantizationError(f"{setting.source}: the quantized graph is not valid: {error.message}") from error
+        _run_beside(artifact.path, path, setting)
+        coverage = measure_coverage(path)
+    if not coverage.integer_nodes:
+        names = ", ".join(coverage.float_names[:5]) or "no weights at all"
+        raise QuantizationError(
+            f"{setting.source}: nothing became integer; ONNX Runtime still multiplies in float at {names}",
+            hint="try another activation or weight type",
+        )
+    return coverage
+
+
+def _run_beside(original: Path, candidate: Path, setting: Setting) -> None:
+    """Refuse a candidate that fails, answers in other shapes, or is not finite where the original is."""
+    reference, quantized = open_session(original), open_session(candidate)
+    answered = 0
+    for description, feed in _feeds(setting.signature, setting.samples):
+        try:
+            wanted = reference.run(None, dict(feed))
+        # onnxruntime's exceptions share no base below Exception. What the original refuses proves nothing.
+        except Exception as error:
+            setting.progress.log(f"{description} left out: the float model refuses it ({error})")
+            continue
+        answered += 1
+        try:
+            answers = quantized.run(None, dict(feed))
+        except Exception as error:
+            raise QuantizationError(f"{setting.source}: quantized, it fails at {description}: {error}") from error
+        for spec, want, got in zip(setting.signature.outputs, wanted, answers, strict=True):
+            want, got = np.asarray(want), np.asarray(got)
+            if want.shape != got.shape or want.dtype != got.dtype:
+                raise QuantizationError(
+                    f"{setting.source}: quantized, {spec.name} is {got.dtype}{got.shape} at {description}, "
+                    f"was {want.dtype}{want.shape}"
+                )
+            if want.dtype.kind == "f" and not np.isfinite(got[np.isfinite(want)]).all():
+                raise QuantizationError(f"{setting.source}: quantized, {spec.name} is NaN or infinite at {description}")
+    if not answered:
+        raise QuantizationError(
+            f"{setting.source}: answers none of the generated feeds, so the result cannot be tried",
+            hint="give samples (-d samples.npz)",
+        )
+
+
+def _feeds(signature: Signature, samples: Samples | None) -> list[tuple[str, Feed]]:
+    given = itertools.islice(calibration_feeds(signature, samples), _FEEDS) if samples is not None else ()
+    feeds: list[tuple[str, Feed]] = [(f"sample {index}", feed) for index, feed in enumerate(given)]
+    return feeds + [(probe.description, probe.feed) for probe in probe_feeds(signature, seed=0, count=_FEEDS)]

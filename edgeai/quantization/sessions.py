@@ -1,0 +1,35 @@
+"""ONNX Runtime sessions for looking at models, not for shipping them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from edgeai.errors import QuantizationError
+from edgeai.machine import machine
+from edgeai.ort import onnxruntime
+
+Level = Literal["basic", "extended", "all"]
+
+
+def open_session(path: Path, *, level: Level = "all", optimized: Path | None = None) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU provider that keeps its log to itself.
+
+    `optimized`: where to write the graph as ONNX Runtime rewrote it, its weights in a file of their own beside it.
+    Raises QuantizationError with ONNX Runtime's reason if the model does not load.
+    """
+    ort = onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = machine().cores
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_ENABLE_{level.upper()}")
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+        prefix = "session.optimized_model_external_initializers_file"
+        options.add_session_config_entry(f"{prefix}_name", optimized.name + ".data")
+        options.add_session_config_entry(f"{prefix}_min_size_in_bytes", "1024")
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    # onnxruntime's exceptions share no base below Exception.
+    except Exception as error:
+        raise QuantizationError(f"ONNX Runtime does not open the model: {error}") from error

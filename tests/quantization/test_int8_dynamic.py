@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeai import modelfile
+from edgeai.artifact import Artifact
+from edgeai.errors import QuantizationError, UsageError
+from edgeai.quantization import Int8Dynamic, quantize
+from edgeai.samples import Samples
+
+_RANDOM = np.random.default_rng(5)
+
+
+def _floats(*shape: int) -> np.ndarray:
+    return _RANDOM.standard_normal(shape).astype(np.float32)
+
+
+_X = Samples.from_rows({"x": _floats(16, 16)})
+
+
+def test_one_input_is_quantized_once_and_one_weight_too(
+    write: Callable[..., Artifact], operators: Callable[..., Any], tmp_path: Path
+) -> None:
+    artifact = write(
+        """g (float[n, 16] x) => (float[n, 8] y) {
+            a = MatMul(x, W) b = MatMul(x, V) r = Relu(x) c = MatMul(r, W) d = Add(a, b) y = Add(c, d) }""",
+        W=_floats(16, 8),
+        V=_floats(16, 8),
+    )
+    done = quantize(artifact, Int8Dynamic(), out=tmp_path / "q.onnx")
+    assert operators(done)["DynamicQuantizeLinear"] == 2, "x and r"
+    assert operators(done)["MatMulInteger"] == 3
+    constants = modelfile.load(done.path).graph.initializers
+    assert sorted(constants) == sorted(f"{w}_{part}" for w in "VW" for part in ("quantized", "scale", "zero_point"))
+
+
+def test_onnxruntime_fuses_what_is_written(write: Callable[..., Artifact], tmp_path: Path) -> None:
+    import onnx
+    import onnxruntime as ort
+
+    artifact = write("g (float[n, 16] x) => (float[n, 8] y) { y = Gemm(x, W, b) }", W=_floats(16, 8), b=_floats(8))
+    done = quantize(artifact, Int8Dynamic(), out=tmp_path / "q.onnx")
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    ort.InferenceSession(str(done.path), options, providers=["CPUExecutionProvider"])
+    assert [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node] == ["DynamicQuantizeMatMul"]
+
+
+def test_embeddings_and_convolutions_stay_float_and_are_named(
+    write: Callable[..., Artifact], operators: Callable[..., Any], tmp_path: Path
+) -> None:
+    artifact = write(
+        """g (int64[n] ids) => (float[n, 1, 5] y) {
+            e = Gather(E, ids) h = MatMul(e, W) u = Unsqueeze(h, one) y = Conv(u, C) }""",
+        E=_floats(24, 16),
+        W=_floats(16, 7),
+        C=_floats(1, 1, 3),
+        one=np.array([1]),
+    )
+    done = quantize(artifact, Int8Dynamic(), out=tmp_path / "q.onnx")
+    assert operators(done)["Gather"] == operators(done)["Conv"] == operators(done)["MatMulInteger"] == 1
+    coverage = done.lineage[-1].options["coverage"]
+    assert coverage["float_names"] == ("Conv_3",)
+    assert coverage["integer_weight_share"] == pytest.approx(112 / 115)
+    np.testing.assert_array_equal(
+        modelfile.load(done.path).graph.initializers["E"].const_value.numpy(),
+        modelfile.load(artifact.path).graph.initializers["E"].const_value.numpy(),
+    )
+
+
+def test_channels_of_their_own_scale_are_closer(
+    write: Callable[..., Artifact], distance: Callable[..., float], tmp_path: Path
+) -> None:
+    columns = np.array([1, 100, 0.01, 1, 1, 1, 1, 1], np.float32)
+    artifact = write(
+        "g (float[n, 16] x) => (float[n, 8] y) { h = MatMul(x, W) y = Div(h, c) }",
+        W=_floats(16, 8) * columns,
+        c=columns,
+    )
+
+    def error(recipe: Int8Dynamic) -> float:
+        return distance(artifact, quantize(artifact, recipe, out=tmp_path / "q.onnx", overwrite=True), _X)
+
+    for weight_type in ("int8", "uint8"):
+        by_channel, together = (error(Int8Dynamic(per_channel=flag, weight_type=weight_type)) for flag in (True, False))
+        assert by_channel < 0.03 < 0.2 < together
+
+
+def test_excluded_nodes_stay_float(
+    write: Callable[..., Artifact], operators: Callable[..., Any], tmp_path: Path
+) -> None:
+    artifact = write(
+        "g (float[n, 16] x) => (float[n, 8] y) { h = MatMul(x, W) y = MatMul(h, V) }",
+        W=_floats(16, 16),
+        V=_floats(16, 8),
+    )
+    done = quantize(artifact, Int8Dynamic(exclude=("MatMul_0",)), out=tmp_path / "q.onnx")
+    assert operators(done)["MatMul"] == 1
+    assert done.lineage[-1].options["coverage"]["float_names"] == ("MatMul_0",)
+    assert done.lineage[-1].options["exclude"] == ("MatMul_0",)
+    with pytest.raises(UsageError, match="no node is named MatMul_7"):
+        quantize(artifact, Int8Dynamic(exclude=("MatMul_7",)), out=tmp_path / "r.onnx")
+
+
+@pytest.mark.parametrize(
+    ("body", "weights", "reason"),
+    [
+        ("y = Conv(u, C)", {"C": _floats(1, 1, 3)}, r"it has Conv with the float weight C \(1, 1, 3\)"),
+        ("y = MatMul(x, S)", {"S": _floats(2, 16, 8)}, r"it has MatMul with the float weight S \(2, 16, 8\)"),
+        ("t = Transpose(x) y = MatMul(x, t)", {}, "it has MatMul with no constant weight .optimize it first"),
+        ("y = Gemm<transA = 1>(x, W)", {"W": _floats(16, 8)}, "it has Gemm with the float weight W"),
+        ("y = Relu(x)", {}, "no MatMul or Gemm of the main graph has a constant float32 weight$"),
+    ],
+)
+def test_nothing_to_quantize_is_said_with_what_there_is(
+    write: Callable[..., Artifact], tmp_path: Path, body: str, weights: dict[str, Any], reason: str
+) -> None:
+    given = "float[n, 1, 16] u" if "Conv" in body else "float[16, 16] x"
+    rank = 3 if weights.keys() & {"C", "S"} else 2
+    artifact = write(f"g ({given}) => (float[{', '.join('abc'[:rank])}] y) {{ {body} }}", **weights)
+    with pytest.raises(QuantizationError, match=reason):
+        quantize(artifact, Int8Dynamic(), out=tmp_path / "q.onnx")
+    assert not (tmp_path / "q.onnx").exists()
+
+
+def test_a_weight_that_is_not_finite_is_named(write: Callable[..., Artifact], tmp_path: Path) -> None:
+    weight = _floats(16, 8)
+    weight[3, 3] = np.inf
+    artifact = write("g (float[n, 16] x) => (float[n, 8] y) { y = MatMul(x, W) }", W=weight)
+    with pytest.raises(QuantizationError, match="weight W holds NaN or infinity"):
+        quantize(artifact, Int8Dynamic(), out=tmp_path / "q.onnx")
