@@ -16,6 +16,7 @@ Verdict = Literal["verified", "degraded", "failed", "unverified"]
 Severity = Literal["note", "degraded", "unverified", "failed"]
 
 EXIT_CODES: Mapping[Verdict, int] = {"verified": 0, "degraded": 3, "failed": 1, "unverified": 4}
+_SAID = {"failed": "failed verification", "degraded": "is degraded", "unverified": "is unverified"}
 _WORST_FIRST: tuple[Severity, ...] = ("failed", "unverified", "degraded", "note")
 
 
@@ -127,7 +128,7 @@ class Agreement:
         if self.verdict != "verified":
             others = len([finding for finding in self.findings if finding.severity != "note"]) - 1
             more = f", and {others} more" if others > 0 else ""
-            raise VerificationError(f"{what} {self.verdict}: {self.findings[0].text}{more}")
+            raise VerificationError(f"{what} {_SAID[self.verdict]}: {self.findings[0].text}{more}")
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ml_dtypes
@@ -24,14 +25,20 @@ class EagerEngine:
     are declared, name them in order instead.
     """
 
-    def __init__(self, module: nn.Module, signature: Signature, *, threads: int | None = None) -> None:
-        """Raises SourceError if the module's `forward` does not take the signature's inputs."""
+    def __init__(
+        self, module: nn.Module, signature: Signature, *, threads: int | None = None, fast_path: bool = False
+    ) -> None:
+        """`fast_path` lets nn.TransformerEncoder use its inference kernels: faster, but their answers at padded
+        positions are others than what the module's own code gives. Raises SourceError if the module's `forward`
+        does not take the signature's inputs.
+        """
         self._call = Call(module, signature.input_names)
         self._signature = signature
         self._training = evaluate(module)
         self._threads = torch.get_num_threads() if threads is not None else None
         if threads is not None:
             torch.set_num_threads(threads)
+        self._fast_path = fast_path
         self._closed = False
 
     @property
@@ -47,7 +54,7 @@ class EagerEngine:
         # Copies, because a module may write into its inputs and the feed is the caller's.
         values = [to_tensor(feed[name]).to(device) for name in self._signature.input_names]
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), _fast_path(self._fast_path):
                 answer = self._call(values)
         except Exception as error:  # whatever a user's forward raises on a shape that it does not take
             shapes = ", ".join(f"{name} {tuple(array.shape)}" for name, array in feed.items())
@@ -74,6 +81,16 @@ class EagerEngine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextmanager
+def _fast_path(enabled: bool) -> Iterator[None]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(enabled)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 class Call:

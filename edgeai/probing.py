@@ -17,6 +17,7 @@ from edgeai.spec import Array, Axis, Signature, TensorSpec
 
 MAX_ELEMENTS = 1 << 21  # of one feed, all inputs together: 8 MB of float32
 _SIZES = (2, 5, 3, 7)  # what axes take where nothing else is asked: small and, for the first axes, all different
+_UNMADE = ("bfloat16", "int4", "uint4")  # numpy has them only where another package has registered them
 _LARGER = 17  # prime, so no axis of it divides into another by accident
 
 Sizes = Mapping[str, int]
@@ -131,14 +132,12 @@ def _values(spec: TensorSpec, shape: tuple[int, ...], style: Style, generator: n
     if spec.dtype == "string":
         return np.array(generator.choice(["", "a", "word", "zwölf Boxkämpfer"], shape), dtype=object)
     if spec.dtype == "bool":
-        return generator.integers(0, 2, shape).astype(np.bool_)
-    try:
-        dtype = np.dtype(spec.dtype)
-    except TypeError:
-        raise InputError(f"input {spec.name}: numpy has no dtype {spec.dtype}, so no values can be made") from None
-    if dtype.kind in "iu":
-        return _integers(spec, shape, style.ids, generator).astype(dtype)
-    return (generator.standard_normal(shape) * style.scale).astype(dtype)
+        return np.asarray(generator.integers(0, 2, shape), np.bool_)
+    if spec.dtype in _UNMADE:
+        raise InputError(f"input {spec.name}: no values of dtype {spec.dtype} can be made with numpy alone")
+    if "int" in spec.dtype:
+        return _integers(spec, shape, style.ids, generator).astype(spec.dtype)
+    return np.asarray(generator.standard_normal(shape) * style.scale, spec.dtype)
 
 
 def _integers(spec: TensorSpec, shape: tuple[int, ...], ids: str, generator: np.random.Generator) -> Array:

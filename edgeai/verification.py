@@ -126,6 +126,7 @@ def verify(
     meters: dict[str, _Meter] = {}
     proven: dict[tuple[tuple[str, int], ...], Mapping[str, int]] = {}
     refused: list[Finding] = []
+    unproven: list[Mapping[str, int]] = []
     compared = 0
     with progress.task("verifying", len(cases)) as advance:
         for case in cases:
@@ -134,6 +135,7 @@ def verify(
                 expected = reference.run(case.feed)
             except EdgeAIError as error:
                 refused.append(Finding("note", f"not proven at {case.description}: the reference refuses it: {error}"))
+                unproven.append(case.sizes)
                 continue
             try:
                 actual = candidate.run(case.feed)
@@ -148,6 +150,7 @@ def verify(
             if not found:
                 proven[tuple(case.sizes.items())] = case.sizes
     findings += _vacuous(meters, tolerance)
+    findings += _fixed_axes(list(proven.values()), unproven)
     scored = _score(reference, candidate, samples, metric, output) if metric is not None else None
     outputs = tuple(result for meter in meters.values() if (result := meter.result()) is not None)
     if scored is not None and tolerance.lossy:
@@ -254,6 +257,16 @@ def _shape_finding(name: str, reference: tuple[int, ...], candidate: tuple[int, 
         return f"{start}: the rank differs"
     axes = [i for i, (a, b) in enumerate(zip(reference, candidate, strict=True)) if a != b]
     return f"{start}: axis {', '.join(map(str, axes))} is baked"
+
+
+def _fixed_axes(proven: list[Mapping[str, int]], unproven: list[Mapping[str, int]]) -> Iterator[Finding]:
+    """A symbolic axis that the reference takes at one size alone is not symbolic."""
+    for name in proven[0] if proven else ():
+        sizes = {plan[name] for plan in proven if name in plan}
+        if len(sizes) == 1 and any(plan.get(name) not in sizes for plan in unproven):
+            yield Finding(
+                "unverified", f"axis {name} is proven at {min(sizes)} alone: the reference refuses other sizes"
+            )
 
 
 def _vacuous(meters: Mapping[str, _Meter], tolerance: Tolerance) -> Iterator[Finding]:

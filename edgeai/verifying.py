@@ -88,10 +88,12 @@ def _holds_bundle(path: Path) -> bool:
 
 def _module_engine(subject: object, signature: Signature | None) -> Engine:
     from edgeai.eager import EagerEngine
-    from edgeai.exporting import eager
+    from edgeai.exporting import resolve
 
     if isinstance(subject, str | Path):
-        return eager(str(subject))
+        source = resolve(str(subject))
+        assert source.module is not None  # ONNX files were opened by the caller
+        return EagerEngine(source.module, source.signature)
     if signature is None:
         raise UsageError("a module cannot be the candidate", hint="give the module first, then the exported file")
     return EagerEngine(subject, signature)  # type: ignore[arg-type]

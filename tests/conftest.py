@@ -1,8 +1,64 @@
-"""Shared models, small enough to make once a session."""
+"""Reference families, trained a few steps and exported once a session: what every stage's tests start from."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 
-# Two cores serve the whole suite: spinning or oversubscribed pools would make every test wait for every other.
+import pytest
+
+# Two cores serve the whole suite: oversubscribed pools would make every test wait for every other.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+FAMILY_NAMES = ("mlp", "cnn", "resnet", "transformer", "bert", "gpt")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Name of a family -> the directory that `edgeai train --preset tiny` leaves."""
+    from model_defs import FAMILIES
+    from model_defs.train import train
+
+    @cache
+    def directory(name: str) -> Path:
+        out = tmp_path_factory.mktemp("trained") / name
+        train(FAMILIES[name], out, preset="tiny", steps=8)
+        return out
+
+    return directory
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Name of a family -> its verified ONNX file."""
+    from edgeai.exporting import export, resolve
+
+    @cache
+    def path(name: str) -> Path:
+        out = tmp_path_factory.mktemp("exported") / f"{name}.onnx"
+        export(resolve(str(trained(name))), out=out)
+        return out
+
+    return path
+
+
+@pytest.fixture(scope="session")
+def built(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Name of a family -> its bundle, chosen by a very short measurement."""
+    from edgeai.bench import Workload
+    from edgeai.building import build
+
+    quick = Workload(
+        min_iterations=30, max_iterations=40, min_seconds=0, max_seconds=2, warmup_min_seconds=0,
+        warmup_max_seconds=0.1, settle_seconds=0, rounds=5,
+    )  # fmt: skip
+
+    @cache
+    def path(name: str) -> Path:
+        out = tmp_path_factory.mktemp("built") / f"{name}.bundle"
+        build(str(trained(name)), out=out, workload=quick)
+        return out
+
+    return path

@@ -48,7 +48,7 @@ def test_an_output_error_names_index_values_shape_and_feed() -> None:
 
 def test_require_verified_raises_with_the_first_reason() -> None:
     judged("note").require_verified("the model")
-    with pytest.raises(VerificationError, match="the model failed: a failed thing, and 1 more"):
+    with pytest.raises(VerificationError, match="the model failed verification: a failed thing, and 1 more"):
         judged("failed", "degraded").require_verified("the model")
 
 

@@ -44,7 +44,9 @@ def test_light_rooms_work_where_the_heavy_packages_are_missing(room: str) -> Non
 
 
 def test_help_needs_none_of_the_heavy_packages() -> None:
-    code = "from edgeai.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0"
+    code = (
+        "from edgeai.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0"
+    )
     found = imported_by(code)
     assert "click" in found
     assert not found & {"torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "rich", "numpy", "model_defs"}

@@ -104,7 +104,7 @@ def test_scalars_strings_bools_and_unranged_integers_get_values() -> None:
 
 
 def test_a_dtype_that_numpy_lacks_is_refused_by_name() -> None:
-    with pytest.raises(InputError, match="input w: numpy has no dtype int4"):
+    with pytest.raises(InputError, match="input w: no values of dtype int4"):
         probe_feeds(Signature((TensorSpec("w", "int4", (2,)),), ()))
 
 
