@@ -1,0 +1,246 @@
+"""What a bundle is for, as a function: from a text, an image or an array to a typed prediction.
+
+The bundle's `task` describes it: {"task": name, "labels": [...], "preprocessing": {...}}. A key that this file does
+not know is refused, because ignoring it would give other inputs than the model was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from edgeai.bundle import Bundle
+from edgeai.errors import InputError, IntegrityError, UsageError
+from edgeai.runtime.engine import Engine
+from edgeai.runtime.generation import generate_text
+from edgeai.runtime.images import ImagePreparation, load_array
+from edgeai.runtime.options import nearest
+from edgeai.runtime.tokenizer import Tokenizer
+from edgeai.spec import Array, TensorSpec
+
+_TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_END_OF_TEXT = "<|endoftext|>"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most likely class; `score` is its probability, 0..1."""
+
+    label: str
+    score: float
+    index: int
+
+
+class Task(Protocol):
+    """`name` is the task's name in the bundle."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, item: Any) -> Any:
+        """The answer for one text, image or array. Raises InputError if it is not one that the task takes."""
+
+    def batch(self, items: Sequence[Any]) -> list[Any]:
+        """The answers for several, in order, from one run of the model where it can."""
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Arrays to classes: `prepare` makes one row (without batch axis) of one item."""
+
+    name: str
+    engine: Engine
+    labels: tuple[str, ...]
+    input: TensorSpec
+    prepare: Callable[[Any], Array]
+
+    def __call__(self, item: Array | str | Path) -> Prediction:
+        return self.batch([item])[0]
+
+    def batch(self, items: Sequence[Array | str | Path]) -> list[Prediction]:
+        arrays = [self.prepare(load_array(item)) for item in items]
+        return _predictions(self.engine, {self.input.name: _stacked(arrays)}, self.labels)
+
+
+@dataclass(frozen=True)
+class TextClassification:
+    """Texts to classes: each is cut and padded to `max_length` tokens, as in training."""
+
+    name: str
+    engine: Engine
+    labels: tuple[str, ...]
+    tokenizer: Tokenizer
+    max_length: int
+    padding_id: int
+
+    def __call__(self, item: str) -> Prediction:
+        return self.batch([item])[0]
+
+    def batch(self, items: Sequence[str]) -> list[Prediction]:
+        feed = {name: np.zeros((len(items), self.max_length), np.int64) for name in _TEXT_INPUTS}
+        feed["input_ids"].fill(self.padding_id)
+        for row, text in enumerate(items):
+            encoding = self.tokenizer.encode_pair(text, max_length=self.max_length)
+            length = len(encoding.ids)
+            feed["input_ids"][row, :length] = encoding.ids
+            feed["attention_mask"][row, :length] = 1
+            feed["token_type_ids"][row, :length] = encoding.type_ids
+        return _predictions(self.engine, {name: feed[name] for name in self.engine.signature.input_names}, self.labels)
+
+
+@dataclass(frozen=True)
+class TextGeneration:
+    """Prompts to continuations."""
+
+    name: str
+    engine: Engine
+    tokenizer: Tokenizer
+    max_positions: int | None
+    stop_ids: tuple[int, ...]
+
+    def __call__(self, item: str) -> str:
+        return "".join(self.stream(item))
+
+    def batch(self, items: Sequence[str]) -> list[str]:
+        return [self(item) for item in items]
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """See `edgeai.runtime.generation.generate`; ends before an end-of-text token."""
+        return generate_text(
+            self.engine,
+            self.tokenizer,
+            prompt,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            stop_ids=self.stop_ids,
+            max_positions=self.max_positions,
+        )
+
+
+def open_task(engine: Engine, bundle: Bundle) -> Task:
+    """The task that the bundle describes, answered by `engine`.
+
+    Raises UsageError for a task that this edgeai does not know, IntegrityError for a description that is malformed or
+    does not fit the model.
+    """
+    name = str(bundle.task.get("task"))
+    if name not in _OPENERS:
+        hint = nearest(name, _OPENERS)
+        raise UsageError(f"{bundle.path}: the task {name!r} is not known here; use run() with arrays", hint=hint)
+    try:
+        return _OPENERS[name](engine, bundle, dict(bundle.task.get("preprocessing") or {}))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise IntegrityError(f"{bundle.path}: the description of its task cannot be used ({reason})") from error
+
+
+def _open_text_classification(engine: Engine, bundle: Bundle, preprocessing: dict[str, Any]) -> Task:
+    _refuse_unknown(preprocessing, "tokenizer", "max_length")
+    inputs = engine.signature.input_names
+    if "input_ids" not in inputs or not set(inputs) <= set(_TEXT_INPUTS):
+        raise ValueError(f"the model takes {', '.join(inputs)}, not {', '.join(_TEXT_INPUTS)}")
+    tokenizer = Tokenizer.load(bundle.file(preprocessing["tokenizer"]))
+    padding_id = tokenizer.token_to_id("[PAD]")
+    if padding_id is None:
+        raise ValueError("the tokenizer has no [PAD] token")
+    return TextClassification(
+        bundle.task["task"], engine, _labels(engine, bundle), tokenizer, _count(preprocessing, "max_length"), padding_id
+    )
+
+
+def _open_text_generation(engine: Engine, bundle: Bundle, preprocessing: dict[str, Any]) -> Task:
+    _refuse_unknown(preprocessing, "tokenizer", "max_positions", "stop_tokens", "layers", "heads", "head_size")
+    tokenizer = Tokenizer.load(bundle.file(preprocessing["tokenizer"]))
+    limit = _count(preprocessing, "max_positions") if "max_positions" in preprocessing else None
+    if (named := preprocessing.get("stop_tokens")) is None:
+        named = [_END_OF_TEXT] if tokenizer.token_to_id(_END_OF_TEXT) is not None else []
+    stop_ids = [tokenizer.token_to_id(token) for token in named]
+    if None in stop_ids:
+        raise ValueError("a stop token is not in the tokenizer")
+    return TextGeneration(bundle.task["task"], engine, tokenizer, limit, tuple(i for i in stop_ids if i is not None))
+
+
+def _open_image_classification(engine: Engine, bundle: Bundle, preprocessing: dict[str, Any]) -> Task:
+    spec = _single_input(engine, preprocessing.pop("input", None))
+    prepare = ImagePreparation.of(preprocessing)
+    return Classification(bundle.task["task"], engine, _labels(engine, bundle), spec, prepare)
+
+
+def _open_classification(engine: Engine, bundle: Bundle, preprocessing: dict[str, Any]) -> Task:
+    spec = _single_input(engine, preprocessing.pop("input", None))
+    _refuse_unknown(preprocessing, "shape", "scale")
+    shape, scale = tuple(map(int, preprocessing["shape"])), float(preprocessing.get("scale", 1.0))
+
+    def prepare(array: Array) -> Array:
+        if array.dtype.kind not in "uif" or array.size != np.prod(shape):
+            raise InputError(f"expected {np.prod(shape)} numbers for shape {shape}, got {array.dtype}{array.shape}")
+        return (array.reshape(shape) * scale).astype(spec.dtype)
+
+    return Classification(bundle.task["task"], engine, _labels(engine, bundle), spec, prepare)
+
+
+_OPENERS: Mapping[str, Callable[[Engine, Bundle, dict[str, Any]], Task]] = {
+    "text-classification": _open_text_classification,
+    "image-classification": _open_image_classification,
+    "classification": _open_classification,
+    "text-generation": _open_text_generation,
+}
+
+
+def _refuse_unknown(preprocessing: Mapping[str, Any], *known: str) -> None:
+    if unknown := sorted(preprocessing.keys() - set(known)):
+        raise ValueError(f"preprocessing {unknown[0]!r} is not known here")
+
+
+def _count(preprocessing: Mapping[str, Any], name: str) -> int:
+    value = preprocessing[name]
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{name} = {value!r} is not a positive whole number")
+    return value
+
+
+def _labels(engine: Engine, bundle: Bundle) -> tuple[str, ...]:
+    labels = tuple(map(str, bundle.task["labels"]))
+    output = engine.signature.outputs[0]
+    if len(output.shape) != 2 or output.shape[1] not in (len(labels), str(output.shape[1])):
+        raise ValueError(f"{len(labels)} labels, but the model's first output is {output}")
+    return labels
+
+
+def _single_input(engine: Engine, name: str | None) -> TensorSpec:
+    inputs = engine.signature.inputs
+    if len(inputs) != 1 or name not in (None, inputs[0].name):
+        raise ValueError(f"the model takes {', '.join(map(str, inputs))}, not one array called {name or 'anything'}")
+    return inputs[0]
+
+
+def _stacked(arrays: list[Array]) -> Array:
+    if not arrays:
+        raise InputError("nothing to classify: the batch is empty")
+    return np.stack(arrays)
+
+
+def _predictions(engine: Engine, feed: dict[str, Array], labels: tuple[str, ...]) -> list[Prediction]:
+    """From the first output, logits (N, C)."""
+    logits = engine.run(feed)[engine.signature.outputs[0].name].astype(np.float64)
+    if logits.shape[1:] != (len(labels),):
+        raise InputError(f"the model gave logits {logits.shape} for {len(labels)} labels")
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    scores = weights / weights.sum(-1, keepdims=True)  # (N, C)
+    return [Prediction(labels[index := int(row.argmax())], float(row[index]), index) for row in scores]
