@@ -21,8 +21,10 @@ from edgeai.bundle import Golden, pack
 from edgeai.eager import EagerEngine
 from edgeai.errors import UsageError, VerificationError
 from edgeai.exporting import Source, export, from_module, resolve, with_empty_cache
+from edgeai.external import external_files
 from edgeai.machine import machine
 from edgeai.metrics import METRICS
+from edgeai.modelfile import open_artifact
 from edgeai.probing import probe_feeds
 from edgeai.progress import SILENT, Progress
 from edgeai.runtime import load, verify_bundle
@@ -187,8 +189,6 @@ def _complete(source: Source, samples: Samples) -> Samples:
 
 def _baseline(source: Source, data: _Data, directory: Path, seed: int, progress: Progress) -> Artifact:
     if source.path is not None:
-        from edgeai.modelfile import open_artifact
-
         return open_artifact(source.path)
     few = data.scoring.take(slice(0, _TIMED))
     return export(source, few, out=directory / f"{BASELINE}.onnx", seed=seed, progress=progress)
@@ -330,14 +330,12 @@ def _pack(
     trial = directory / f"trial{out.suffix}"
     pack(artifact, trial, **contents).close()
     proof = verify_bundle(trial, ep="cpu")
-    if not proof.ok:
+    if proof.verdict != "verified":
         raise VerificationError(f"{out} is not written: packed, it does not repeat its own answers: {proof.summary}")
     pack(artifact, out, **contents, overwrite=overwrite).close()
     return report
 
 
 def _size(artifact: Artifact) -> int:
-    from edgeai.external import external_files
-
     names = external_files(artifact.path)
     return sum(path.stat().st_size for path in (artifact.path, *(artifact.path.parent / name for name in names)))

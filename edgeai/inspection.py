@@ -11,6 +11,7 @@ from typing import Any
 from edgeai.artifact import Step
 from edgeai.bundle import open_bundle
 from edgeai.errors import MissingDependencyError
+from edgeai.external import external_files
 from edgeai.spec import Signature
 
 
@@ -42,12 +43,14 @@ def inspect(path: str | Path) -> Description:
 
 def _bundle(path: Path) -> Description:
     with open_bundle(path) as bundle:
-        return Description(path, "bundle", bundle.size_bytes, bundle.signature, bundle.lineage, manifest=bundle.manifest)
+        return Description(
+            path, "bundle", bundle.size_bytes, bundle.signature, bundle.lineage, manifest=bundle.manifest
+        )
 
 
 def _model(path: Path) -> Description:
     try:
-        from edgeai import modelfile
+        import edgeai.modelfile as modelfile
     except ImportError as error:
         raise MissingDependencyError(
             f"reading {path} needs {error.name}", hint="pip install 'edgeai[build]'"
@@ -61,7 +64,7 @@ def _model(path: Path) -> Description:
         for value in graph.initializers.values():
             if value.const_value is not None:
                 weights[str(value.const_value.dtype.name).lower()] += value.const_value.nbytes
-    files = [path, *(path.parent / name for name in modelfile.external_files(model))]
+    files = [path, *(path.parent / name for name in external_files(path))]
     return Description(
         path=path,
         kind="model",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 import onnx_ir as ir
 
 from edgeai.artifact import Artifact, Step
-from edgeai.errors import ModelFormatError, UnsafePathError
+from edgeai.errors import ModelFormatError
+from edgeai.external import refuse_outside
 from edgeai.machine import versions
 from edgeai.ort import onnxruntime
 from edgeai.spec import Axis, Signature, TensorSpec
@@ -27,6 +27,7 @@ def load(path: str | Path) -> ir.Model:
     path = Path(path)
     if not path.is_file():
         raise ModelFormatError(f"{path}: {'is a directory' if path.is_dir() else 'no such file'}")
+    refuse_outside(path)
     try:
         model = ir.load(path)
     # The parser's own errors are not one family: protobuf, unicode, key and value errors all occur on bad bytes.
@@ -34,38 +35,7 @@ def load(path: str | Path) -> ir.Model:
         raise ModelFormatError(f"{path}: not an ONNX model ({type(error).__name__}: {error})") from error
     if not len(model.graph.outputs):
         raise ModelFormatError(f"{path}: not an ONNX model (the graph has no outputs)")
-    for name in external_files(model):
-        refuse_outside(path.parent, name, path)
     return model
-
-
-def external_files(model: ir.Model) -> list[str]:
-    """Locations of external data as the model writes them, each once."""
-    found: dict[str, None] = {}
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                found[str(value.const_value.location)] = None
-    return list(found)
-
-
-def refuse_outside(directory: Path, name: str, referrer: Path) -> None:
-    """Raise UnsafePathError unless `name` is a plain, singly linked file inside `directory`."""
-    full = directory / name
-    parts = Path(name).parts
-    unsafe = os.path.isabs(name) or ".." in parts or not parts
-    if not unsafe:
-        inside = [directory.joinpath(*parts[: i + 1]) for i in range(len(parts))]
-        unsafe = any(step.is_symlink() for step in inside)
-    if not unsafe:
-        try:
-            status = os.lstat(full)
-        except OSError as error:
-            raise ModelFormatError(f"{referrer}: its data file {name} cannot be read ({error.strerror})") from error
-        # A hard link is a file elsewhere under another name; ONNX Runtime alone would read it.
-        unsafe = not stat.S_ISREG(status.st_mode) or status.st_nlink > 1
-    if unsafe:
-        raise UnsafePathError(f"{referrer}: refers to {name!r}, which is not a plain file beside it")
 
 
 def open_artifact(path: str | Path) -> Artifact:

@@ -63,7 +63,7 @@ class Samples:
                 arrays = {key: archive[key] for key in archive.files}
         except FileNotFoundError:
             raise DataError(f"{path}: no such file") from None
-        except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, EOFError, KeyError, TypeError, MemoryError, zipfile.BadZipFile) as error:
             raise DataError(f"{path}: not an .npz of samples ({error})") from error
         labels = arrays.pop(LABELS, None)
         numbered = [key.rpartition("/") for key in arrays]
@@ -85,8 +85,14 @@ class Samples:
             arrays |= {f"{name}/{index}": array for name, array in feed.items()}
         if self.labels is not None:
             arrays[LABELS] = self.labels
-        with atomic_file(path, overwrite=overwrite) as temporary, open(temporary, "wb") as stream:
-            np.savez_compressed(stream, allow_pickle=False, **arrays)
+        # Not np.savez: it takes the names as keywords, and an input may well be called `file`.
+        with (
+            atomic_file(path, overwrite=overwrite) as temporary,
+            zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
+        ):
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                    np.lib.format.write_array(stream, np.asanyarray(array), allow_pickle=False)
 
     def __len__(self) -> int:
         return len(self.items) or len(next(iter(self.rows.values())))

@@ -1,4 +1,5 @@
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,20 @@ def test_files_that_are_no_samples_are_named(tmp_path: Path) -> None:
     np.savez(path, x=np.array([{}], object))  # a pickle inside
     with pytest.raises(DataError, match="not an .npz"):
         Samples.load(path)
+
+
+def test_an_input_may_be_called_like_an_argument_of_numpy(tmp_path: Path) -> None:
+    Samples.from_rows({"file": np.zeros((2, 1)), "allow_pickle": np.ones((2, 1))}).save(tmp_path / "s.npz")
+    assert set(Samples.load(tmp_path / "s.npz").names) == {"file", "allow_pickle"}
+
+
+def test_a_header_that_claims_a_huge_array_is_refused(tmp_path: Path) -> None:
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000000,), }"
+    member = b"\x93NUMPY\x01\x00" + (len(header) + 1).to_bytes(2, "little") + header + b"\n"
+    with zipfile.ZipFile(tmp_path / "s.npz", "w") as archive:
+        archive.writestr("x.npy", member)
+    with pytest.raises(DataError, match="not an .npz"):
+        Samples.load(tmp_path / "s.npz")
 
 
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:

@@ -67,9 +67,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title:
         table.add_column(column, no_wrap=True)
     for row in rows:
         table.add_row(*row)
+    needed = Console(width=100_000).measure(table).maximum
     console = Console(highlight=False)
-    if not console.is_terminal or console.width < console.measure(table).maximum:
-        console = Console(highlight=False, width=max(console.measure(table).maximum, 20), soft_wrap=True)
+    if console.width < needed:
+        console = Console(highlight=False, width=needed, soft_wrap=True)
     console.print(table)
 
 

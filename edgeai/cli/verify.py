@@ -44,7 +44,7 @@ def command(
 
         proof = verify_bundle(reference, ep=ep)
         print_json(to_json(proof)) if as_json else click.echo(proof.summary)
-        return 0 if proof.ok else 1
+        return proof.exit_code
 
     if max_drop is not None and not lossy:
         raise UsageError("--max-drop is for a quantized candidate", hint="add --lossy")

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-# Below this an as-fast candidate is worth its lost precision for its size alone.
+# Below this share of the size an as-fast candidate is worth its lost precision for its size alone.
 SMALLER_SHARE = 0.9
+# A difference below the noise floor is none, and "as fast" means that the whole interval says so.
+NOISE_FLOOR = 0.02
+AS_FAST = 1.05
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,15 @@ class Measured:
 
     @property
     def is_faster(self) -> bool:
-        return self.ratio_high < 1
+        return self.ratio_high < 1 - NOISE_FLOOR
 
     @property
     def is_slower(self) -> bool:
-        return self.ratio_low > 1
+        return self.ratio_low > 1 + NOISE_FLOOR
+
+    @property
+    def is_as_fast(self) -> bool:
+        return not self.is_faster and not self.is_slower and self.ratio_high <= AS_FAST
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,11 @@ def choose(baseline: Measured, candidates: Sequence[Measured]) -> Choice:
     """
     allowed = [candidate for candidate in candidates if not candidate.refused]
     faster = [candidate for candidate in allowed if candidate.is_faster]
-    as_fast = [candidate for candidate in allowed if not candidate.is_faster and not candidate.is_slower]
-    smaller = [candidate for candidate in as_fast if candidate.size_bytes < SMALLER_SHARE * baseline.size_bytes]
+    smaller = [
+        candidate
+        for candidate in allowed
+        if candidate.is_as_fast and candidate.size_bytes < SMALLER_SHARE * baseline.size_bytes
+    ]
     if faster:
         fastest = min(faster, key=lambda candidate: candidate.ratio)
         near = [candidate for candidate in faster if candidate.ratio_low <= fastest.ratio_high]
@@ -80,6 +90,8 @@ def _reason(candidate: Measured, winner: Measured, baseline: Measured) -> str:
         return f"slower than {baseline.name}: {_speed(candidate)}"
     if candidate.is_faster:
         return f"{_speed(candidate)}, but {winner.name} is {'smaller' if _near(candidate, winner) else 'faster'}"
+    if not candidate.is_as_fast:
+        return f"not shown to be as fast: {_speed(candidate)}"
     if share >= SMALLER_SHARE:
         return f"neither faster nor smaller: {_speed(candidate)}, {share:.0%} of the size"
     return f"{winner.name} is {'faster' if winner.is_faster else 'smaller'}"
