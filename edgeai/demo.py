@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from edgeai.building import TORCH, BuildReport, build
+from edgeai.bench import Workload
+from edgeai.building import TORCH, WORKLOAD, BuildReport, build
 from edgeai.errors import EdgeAIError, ExistsError, UsageError
 from edgeai.exporting import reference_models
 from edgeai.machine import machine
@@ -56,6 +57,7 @@ def demo(
     preset: str = "reference",
     seed: int = 0,
     resume: bool = False,
+    workload: Workload = WORKLOAD,
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> Demo:
@@ -70,7 +72,7 @@ def demo(
     if not resume and not overwrite and out.exists() and any(out.iterdir()):
         raise ExistsError(f"{out} is not empty", hint="add --resume to go on, or --overwrite to start again")
     builds = tuple(
-        _family(name, out, preset=preset, seed=seed, keep=resume and not overwrite, progress=progress)
+        _family(name, out, preset, seed, workload, keep=resume and not overwrite, progress=progress)
         for name in families or known
     )
     answers = tuple(answer for report in builds for answer in _answers(report, seed))
@@ -80,7 +82,9 @@ def demo(
     return Demo(builds, answers, out / "report.json", out / "report.html")
 
 
-def _family(name: str, out: Path, *, preset: str, seed: int, keep: bool, progress: Progress) -> BuildReport:
+def _family(
+    name: str, out: Path, preset: str, seed: int, workload: Workload, *, keep: bool, progress: Progress
+) -> BuildReport:
     trained, target, record = out / "trained" / name, out / f"{name}.bundle", out / f"{name}.json"
     if keep and target.exists() and record.exists():
         progress.log(f"{name}: built by an earlier run, kept")
@@ -92,7 +96,7 @@ def _family(name: str, out: Path, *, preset: str, seed: int, keep: bool, progres
             baseline=True, progress=progress,
         )  # fmt: skip
         progress.log(f"{name}: trained, {training.metric} {training.value:.4g}")
-    report = build(str(trained), out=target, overwrite=True, progress=progress)
+    report = build(str(trained), out=target, workload=workload, overwrite=True, progress=progress)
     atomic_text(record, json.dumps(report.to_json()), overwrite=True)
     return report
 
