@@ -15,7 +15,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	$(BIN)/edgeai demo --out demo --overwrite
+	$(BIN)/edgeai demo --out demo --resume
 
 test: check
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90

@@ -5,9 +5,10 @@ Everything is made in a temporary directory; a build that fails or is killed lea
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from edgeai.probing import probe_feeds
 from edgeai.progress import SILENT, Progress
 from edgeai.runtime import load, verify_bundle
 from edgeai.runtime.engine import Engine
+from edgeai.runtime.remembered import RememberedEngine
 from edgeai.samples import Samples
 from edgeai.storage import refuse_existing
 from edgeai.tuning import BASELINE, Candidate, Measured, candidates, choose
@@ -194,11 +196,20 @@ def _baseline(source: Source, data: _Data, directory: Path, seed: int, progress:
     return export(source, few, out=directory / f"{BASELINE}.onnx", seed=seed, progress=progress)
 
 
-def _reference(source: Source, baseline: Artifact) -> Any:
+@contextlib.contextmanager
+def _reference(source: Source, baseline: Artifact) -> Iterator[Engine]:
     """What every form is compared with: PyTorch where there is a module, else the ONNX file that was given."""
+    engine: Engine
     if source.module is None or baseline.signature is None:
-        return load(baseline.path, ep="cpu")
-    return EagerEngine(source.module, baseline.signature)
+        engine = load(baseline.path, ep="cpu")
+    else:
+        engine = EagerEngine(source.module, baseline.signature)
+    # Export has seen that it repeats itself; each form asks it the same questions.
+    remembered = RememberedEngine(engine)
+    try:
+        yield remembered
+    finally:
+        remembered.close()
 
 
 def _judge(

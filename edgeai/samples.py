@@ -118,7 +118,7 @@ class Samples:
 
     def digests(self) -> list[str]:
         """One content hash for each sample (inputs only): equal digests are the same sample twice."""
-        return [_digest(feed) for feed in self.feeds(batch=1)]
+        return [digest(feed) for feed in self.feeds(batch=1)]
 
     def refuse_overlap(self, other: Samples, what: str) -> None:
         """Raise DataError if any sample stands in both sets."""
@@ -126,7 +126,8 @@ class Samples:
             raise DataError(f"{what}: {shared} samples stand in both sets", hint="scores on data seen before lie")
 
 
-def _digest(feed: Mapping[str, Array]) -> str:
+def digest(feed: Mapping[str, Array]) -> str:
+    """Hash of names, dtypes, shapes and values."""
     state = hashlib.sha256()
     for name in sorted(feed):
         array = np.ascontiguousarray(feed[name])
