@@ -13,6 +13,7 @@ from edgeai.building import build
 from edgeai.cli.console import RichProgress, print_table
 from edgeai.demo import COLUMNS, report_data, table
 from edgeai.storage import atomic_text
+from model_defs import NAMES
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "reference_models.json"
@@ -21,15 +22,15 @@ WORKLOAD = Workload(min_iterations=662, min_seconds=5.0, max_seconds=30.0, round
 
 
 def main() -> None:
-    trained = sorted((ROOT / "demo" / "trained").glob("*/training.json"))
-    if not trained:
-        raise SystemExit("nothing is trained yet: run make demo first")
+    trained = [ROOT / "demo" / "trained" / name for name in NAMES]
+    if not all((path / "training.json").exists() for path in trained):
+        raise SystemExit("the reference models are not trained yet: run make demo first")
     progress = RichProgress()
     with tempfile.TemporaryDirectory() as directory:
         builds = []
         for path in trained:
-            out = Path(directory) / f"{path.parent.name}.bundle"
-            builds.append(build(str(path.parent), out=out, workload=WORKLOAD, progress=progress))
+            out = Path(directory) / f"{path.name}.bundle"
+            builds.append(build(str(path), out=out, workload=WORKLOAD, progress=progress))
     data = report_data(builds, ())
     for row in data["builds"]:
         row["bundle"] = Path(row["bundle"]).name

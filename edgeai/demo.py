@@ -24,7 +24,7 @@ from edgeai.tuning import BASELINE
 
 COLUMNS = (
     "family", "metric", "torch", "fp32 ONNX", "int8", "fp32 MB", "int8 MB",
-    "p50 torch", "p50 fp32", "p50 int8", "provider", "ships",
+    "p50 torch", "p50 fp32", "p50 int8", "int8 form", "provider", "ships",
 )  # fmt: skip
 
 # The device's side of the promise: these cannot be imported while a bundle answers.
@@ -150,6 +150,7 @@ def _table_row(report: BuildReport) -> tuple[str, ...]:
         *("-" if row is None or row.metric is None else f"{row.metric:.4g}" for row in rows),
         *("-" if row is None or row.size_bytes is None else f"{row.size_bytes / 1e6:.2f}" for row in rows[1:]),
         *("-" if row is None or row.p50_ns is None else f"{row.p50_ns / 1e6:.3f} ms" for row in rows),
+        "-" if int8 is None else int8.name.removeprefix("int8-"),
         report.provider,
         f"{report.chosen}, {report.verdict}",
     )

@@ -93,18 +93,29 @@ def save(
     external = sum(tensor.nbytes for tensor in weights) > external_above_bytes
     with atomic_file(path, overwrite=overwrite) as temporary:
         if external:
-            data = temporary.with_name(temporary.name + ".data")
-            try:
-                ir.save(model, temporary, format="protobuf", external_data=data.name)
-                final = f"{path.stem}-{sha256(data)[:16]}.data"
-                _point_to(temporary, data.name, final)
-                os.replace(data, path.with_name(final))
-            finally:
-                data.unlink(missing_ok=True)
+            _save_with_data(model, temporary, path)
         else:
             ir.save(_internal(model), temporary, format="protobuf")
-        check(temporary, shown_as=path)
+            check(temporary, shown_as=path)
     return artifact
+
+
+def _save_with_data(model: ir.Model, temporary: Path, path: Path) -> None:
+    data = temporary.with_name(temporary.name + ".data")
+    try:
+        ir.save(model, temporary, format="protobuf", external_data=data.name)
+        final = path.with_name(f"{path.stem}-{sha256(data)[:16]}.data")
+        _point_to(temporary, data.name, final.name)
+        known = final.exists()
+        os.replace(data, final)
+        try:
+            check(temporary, shown_as=path)
+        except ModelFormatError:
+            if not known:
+                final.unlink()
+            raise
+    finally:
+        data.unlink(missing_ok=True)
 
 
 def _internal(model: ir.Model) -> ir.Model:

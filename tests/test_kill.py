@@ -19,8 +19,8 @@ from edgeai.bench import Report
 from edgeai.bundle import open_bundle
 from edgeai.modelfile import check, open_artifact
 
-# The long commands get fewer: 52 in all.
-MOMENTS = {"export": 8, "optimize": 10, "quantize": 10, "run": 10, "bench": 6, "train": 4, "build": 4}
+# The long commands get fewer: 54 in all.
+MOMENTS = {"export": 8, "optimize": 10, "quantize": 10, "run": 10, "bench": 6, "train": 4, "build": 4, "demo": 2}
 Paths = Callable[[str], Path]
 
 
@@ -43,6 +43,15 @@ def whole_training(path: Path) -> None:
         load(path)
 
 
+def whole_demo(path: Path) -> None:
+    for bundle in path.glob("*.bundle"):
+        whole_bundle(bundle)
+    for record in path.glob("*.json"):
+        json.loads(record.read_text())
+    if (path / "trained" / "mlp").exists():
+        whole_training(path / "trained" / "mlp")
+
+
 def commands(
     trained: Path, model: Path, bundle: Path, out: Path
 ) -> dict[str, tuple[Sequence[str], Callable[[Path], None]]]:
@@ -55,6 +64,7 @@ def commands(
         "run": (["run", str(bundle), "--input", golden, "-o", str(out)], lambda path: len(edgeai.Samples.load(path))),
         "bench": (["bench", str(bundle), "--seconds", "0.1", "--json", str(out)], lambda path: Report.load(path)),
         "build": (["build", str(trained), "-o", str(out)], whole_bundle),
+        "demo": (["demo", "-o", str(out), "--preset", "tiny", "--family", "mlp"], whole_demo),
     }
 
 
@@ -97,6 +107,8 @@ class Forks:
 @pytest.fixture(scope="module")
 def forks() -> Iterator[Forks]:
     server = Forks()
+    server.start(["--version"])  # returns once everything is imported
+    server.wait()
     yield server
     server.close()
 

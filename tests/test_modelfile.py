@@ -1,0 +1,156 @@
+"""Reading and writing ONNX: what is refused, what is stamped, and that large weights go beside the graph."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from edgeai import modelfile, ort
+from edgeai.artifact import Artifact
+from edgeai.errors import ExistsError, MissingDependencyError, ModelFormatError, UnsafePathError
+from edgeai.spec import Axis, Signature, TensorSpec
+
+TEXT = """<ir_version: 8, opset_import: ["" : 20]>
+g (float[batch,64] x) => (float[batch,32] y) { y = MatMul(x, w) }"""
+
+
+def model(seed: int = 0) -> ir.Model:
+    proto = onnx.parser.parse_model(TEXT)
+    weight = np.random.default_rng(seed).standard_normal((64, 32)).astype(np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    return ir.from_proto(proto)
+
+
+def artifact(path: Path) -> Artifact:
+    made = model()
+    signature = modelfile.signature_of(made, (Axis("batch", 1, 8),))
+    return Artifact(path, (modelfile.step("test", {"why": "because"}),), signature)
+
+
+def answer(path: Path) -> np.ndarray:
+    session = ort.onnxruntime().InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"x": np.ones((2, 64), np.float32)})[0])
+
+
+def test_what_is_written_tells_its_story(tmp_path: Path) -> None:
+    modelfile.save(model(), artifact(tmp_path / "m.onnx"))
+    found = modelfile.open_artifact(tmp_path / "m.onnx")
+    assert found == artifact(tmp_path / "m.onnx")
+    assert found.lineage[0].versions["onnx"]
+    second = found.after(modelfile.step("again", {}, found), tmp_path / "n.onnx")
+    assert len(second.lineage[1].parent_sha256) == 64
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        modelfile.save(model(), artifact(tmp_path / f"{name}.onnx"))
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_large_weights_go_to_one_file_named_by_its_content(tmp_path: Path) -> None:
+    modelfile.save(model(), artifact(tmp_path / "m.onnx"), external_above_bytes=1000)
+    names = sorted(os.listdir(tmp_path))
+    assert names[1] == "m.onnx"
+    assert names[0].startswith("m-")
+    assert names[0].endswith(".data")
+    assert (tmp_path / "m.onnx").stat().st_size < 4000
+    weight = model().graph.initializers["w"].const_value
+    assert weight is not None
+    np.testing.assert_allclose(answer(tmp_path / "m.onnx"), np.ones((2, 64)) @ weight.numpy(), rtol=1e-4)
+    before = answer(tmp_path / "m.onnx")
+    modelfile.save(model(1), artifact(tmp_path / "m.onnx"), external_above_bytes=1000, overwrite=True)
+    assert np.abs(answer(tmp_path / "m.onnx") - before).max() > 0.1
+
+
+def test_external_weights_come_home_when_they_fit(tmp_path: Path) -> None:
+    modelfile.save(model(), artifact(tmp_path / "m.onnx"), external_above_bytes=1000)
+    (tmp_path / "out").mkdir()
+    modelfile.save(modelfile.load(tmp_path / "m.onnx"), artifact(tmp_path / "out" / "n.onnx"))
+    assert os.listdir(tmp_path / "out") == ["n.onnx"]
+    np.testing.assert_array_equal(answer(tmp_path / "out" / "n.onnx"), answer(tmp_path / "m.onnx"))
+
+
+def test_a_graph_that_onnx_runtime_refuses_gets_no_name(tmp_path: Path) -> None:
+    broken = model()
+    next(iter(broken.graph)).op_type = "NoSuchOperator"
+    with pytest.raises(ModelFormatError, match=r"m\.onnx: ONNX Runtime cannot open it"):
+        modelfile.save(broken, artifact(tmp_path / "m.onnx"))
+    with pytest.raises(ModelFormatError, match="cannot open it"):
+        modelfile.save(broken, artifact(tmp_path / "m.onnx"), external_above_bytes=1000)
+    assert os.listdir(tmp_path) == []
+
+
+def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_text("mine")
+    with pytest.raises(ExistsError):
+        modelfile.save(model(), artifact(tmp_path / "m.onnx"))
+    assert (tmp_path / "m.onnx").read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x08\x07", bytes(range(200)), b"\xff" * 50])
+def test_bytes_that_are_no_model(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(ModelFormatError, match=r"m\.onnx"):
+        modelfile.load(tmp_path / "m.onnx")
+
+
+def test_a_truncated_model_is_refused(tmp_path: Path) -> None:
+    modelfile.save(model(), artifact(tmp_path / "m.onnx"))
+    whole = (tmp_path / "m.onnx").read_bytes()
+    for length in range(0, len(whole), 501):
+        (tmp_path / "m.onnx").write_bytes(whole[:length])
+        with pytest.raises(ModelFormatError):
+            modelfile.check(modelfile.open_artifact(tmp_path / "m.onnx").path)
+
+
+def test_missing_files_and_directories_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelFormatError, match="no such file"):
+        modelfile.load(tmp_path / "m.onnx")
+    with pytest.raises(ModelFormatError, match="is a directory"):
+        modelfile.load(tmp_path)
+
+
+def test_weights_outside_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    modelfile.save(model(), artifact(tmp_path / "in" / "m.onnx"), external_above_bytes=1000)
+    (data,) = (tmp_path / "in").glob("*.data")
+    data.rename(tmp_path / data.name)
+    data.symlink_to(tmp_path / data.name)
+    with pytest.raises(UnsafePathError, match="symbolic link"):
+        modelfile.load(tmp_path / "in" / "m.onnx")
+
+
+def test_unnamed_axes_get_names_and_missing_types_are_said() -> None:
+    proto = onnx.parser.parse_model(TEXT.replace("float[batch,64]", "float[?,64]"))
+    made = ir.from_proto(proto)
+    assert modelfile.signature_of(made).inputs[0].shape == ("x_0", 64)
+    made.graph.outputs[0].shape = None
+    with pytest.raises(ModelFormatError, match="y: the graph declares no dtype or no shape"):
+        modelfile.signature_of(made)
+
+
+def test_the_signature_of_a_foreign_model_is_the_graph_s(tmp_path: Path) -> None:
+    ir.save(model(), tmp_path / "foreign.onnx")
+    found = modelfile.open_artifact(tmp_path / "foreign.onnx")
+    assert found.lineage == ()
+    assert found.signature == Signature(
+        (TensorSpec("x", "float32", ("batch", 64)),), (TensorSpec("y", "float32", ("batch", 32)),)
+    )
+
+
+def test_a_missing_onnx_runtime_comes_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'edgeai\[cpu\]'"):
+        ort.onnxruntime()
+
+
+def test_telemetry_is_off_before_the_import_unless_you_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+    ort.onnxruntime()
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    ort.onnxruntime()
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "0"
