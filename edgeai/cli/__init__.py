@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import click
 
-from edgeai.errors import EdgeAIError
+from edgeai.errors import EdgeAIError, MissingDependencyError
 
 # The order of the story, which is the order of --help.
 COMMANDS = (
@@ -30,6 +30,12 @@ COMMANDS = (
     "generate",
     "inspect",
 )
+
+# The packages that a device does without, and the extra that brings each.
+_EXTRAS = {
+    **dict.fromkeys(("torch", "onnx", "onnx_ir", "onnxscript", "ml_dtypes", "jinja2"), "build"),
+    **dict.fromkeys(("safetensors", "tokenizers", "sklearn"), "build,train"),
+}
 
 
 class _LazyGroup(click.Group):
@@ -79,6 +85,14 @@ def _run(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:  # the reader of our output left; nothing more can be said to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            traceback.print_exc()
+            return 5
+        command = f"pip install 'edgeai[{_EXTRAS[package]}]'"
+        click.echo(f"edgeai: error: this command needs {package}, which is not installed ({command})", err=True)
+        return MissingDependencyError.exit_code
     except Exception:
         traceback.print_exc()
         click.echo("edgeai: internal error: this is a bug, not your input; please report it", err=True)

@@ -52,6 +52,16 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "this is a bug" in err
 
 
+def test_a_package_that_a_device_does_without_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, ModuleNotFoundError("No module named 'torch'", name="torch.nn")) == 1
+    line = "edgeai: error: this command needs torch, which is not installed (pip install 'edgeai[build]')\n"
+    assert capsys.readouterr().err == line
+    assert run(monkeypatch, ModuleNotFoundError("No module named 'ours'", name="ours")) == 5
+    assert "Traceback" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("returns", "code"), [(None, 0), (3, 3), (4, 4)])
 def test_a_command_s_verdict_is_the_exit_code(monkeypatch: pytest.MonkeyPatch, returns: object, code: int) -> None:
     assert run(monkeypatch, None, returns) == code
