@@ -72,7 +72,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title:
     console = Console(highlight=False)
     if console.width < needed:
         console = Console(highlight=False, width=needed, soft_wrap=True)
-    console.print(table)
+    with console.capture() as capture:
+        console.print(table)
+    for line in capture.get().splitlines():
+        sys.stdout.write(line.rstrip() + "\n")
 
 
 def to_json(value: Any) -> Any:

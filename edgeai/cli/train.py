@@ -42,4 +42,9 @@ def command(
     if as_json:
         print_json(to_json(report))
     else:
-        print_table(("", family), [(key, str(value)) for key, value in to_json(report).items()])
+        rows = [("preset", report.preset), (report.metric, f"{report.value:.4g}")]
+        rows += [(name, f"{value:.4g}") for name, value in report.baselines.items()]
+        rows += [("parameters", str(report.parameters)), ("seconds", f"{report.seconds:.1f}")]
+        rows += [(f"{split} samples", str(count)) for split, count in report.samples.items()]
+        rows += [("data", f"{source['package']} {source['version']}, {source['licence']}") for source in report.sources]
+        print_table(("", family), rows)
