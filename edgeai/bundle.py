@@ -227,6 +227,8 @@ def open_bundle(path: str | Path) -> Bundle:
         return Bundle(path, path, _checked(path, path))
     if not path.is_file():
         raise IntegrityError(f"{path}: no such bundle")
+    if not is_bundle(path):
+        raise IntegrityError(f"{path}: not a bundle", hint="a bundle is a directory or a zip")
     unpacked = _Unpacked()
     try:
         unpack_archive(path, unpacked.path)

@@ -32,6 +32,9 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "x.onnx").write_text("text")
     with pytest.raises(ModelFormatError, match=r"x\.onnx"):
         inspect(tmp_path / "x.onnx")
+    (tmp_path / "text").write_text("text")
+    with pytest.raises(IntegrityError, match="text: not a bundle"):
+        inspect(tmp_path / "text")
     with pytest.raises(IntegrityError, match="no such bundle"):
         inspect(tmp_path / "nothing")
     monkeypatch.setitem(sys.modules, "edgeai.modelfile", None)

@@ -73,4 +73,5 @@ def _made(name: str, make: Callable[[Path], Artifact], directory: Path, *, lossy
     try:
         return Candidate(name, make(directory / f"{name}.onnx"), lossy)
     except EdgeAIError as error:  # a form that cannot be made is an answer, not the end of the build
-        return Candidate(name, None, lossy, f"not possible: {error.message}")
+        reason = error.message.replace(f"{directory}/", "")  # gone when anyone reads this
+        return Candidate(name, None, lossy, f"not possible: {reason}")
