@@ -17,7 +17,7 @@ from edgeai.cli import options
 @options.init
 @options.weights
 @options.samples
-@click.option("--opset", type=int, help="ONNX opset to write. [default: 20; 23 for decoders]")
+@click.option("--opset", type=int, help="ONNX opset to write. [default: 20; 23 for decoders; an ONNX file's own]")
 @options.seed
 @options.overwrite
 @options.as_json
@@ -36,7 +36,8 @@ def command(
 ) -> None:
     """Write a PyTorch module as ONNX, proven equal on shapes and values that the trace never saw, or not at all.
 
-    SOURCE is a trained directory, a family (bert, bert:base), file.py:Class, pkg.mod:name or m.pt2.
+    SOURCE is a trained directory, a family (bert, bert:base), file.py:Class, pkg.mod:name, m.pt2, or an
+    ONNX file, which is checked and, with --opset, converted.
     """
     from edgeai.cli.console import RichProgress, print_json, print_table, to_json
     from edgeai.exporting import export, resolve

@@ -18,6 +18,7 @@ from edgeai.agreement import Agreement
 from edgeai.artifact import Artifact
 from edgeai.eager import EagerEngine
 from edgeai.errors import ExportError, ModelFormatError, UsageError, VerificationError
+from edgeai.exporting.conversion import convert
 from edgeai.exporting.decoder import DECODER_OPSET, with_empty_cache
 from edgeai.exporting.inputs import DynamicAxes
 from edgeai.exporting.sources import Source, from_module
@@ -51,7 +52,7 @@ def export(
     `samples` are real inputs to prove it on as well; for a bare module they (or one example feed by name, or a
     tuple in the order of `forward`) also say what the inputs are. `dynamic` names the axes that may change, as
     `{"x": {0: "batch"}}`; without it axis 0 is taken to be the batch, if that can be proven, and said.
-    `opset` defaults to 20, and to 23 for decoders.
+    `opset` defaults to 20, to 23 for decoders, and for an ONNX file to its own (see `conversion.convert`).
 
     Raises ExportError if the module cannot be captured, VerificationError naming output, index and both values if
     the graph disagrees (`out` is then not written), SourceError if the inputs are not known, ExistsError.
@@ -60,7 +61,14 @@ def export(
     refuse_existing(out, overwrite)
     source = _source(subject, samples, dynamic)
     if source.module is None:
-        raise UsageError(f"{source.name} is ONNX already: there is nothing to export", hint="optimize or quantize it")
+        assert source.path is not None  # a source without a module is a file
+        if output_names:
+            raise UsageError(f"{source.name} is ONNX: its outputs have names already")
+        real = samples if isinstance(samples, Samples) else None
+        return convert(
+            source.path, real, out=out, opset=opset, tolerance=tolerance, seed=seed, overwrite=overwrite,
+            progress=progress,
+        )  # fmt: skip
     source = _named(source, output_names)
     real = samples if isinstance(samples, Samples) else _one(source.example)
     if source.is_decoder and real is not None and set(real.rows) == {"input_ids"}:

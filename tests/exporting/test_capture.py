@@ -325,10 +325,10 @@ def test_a_graph_that_onnx_runtime_has_no_kernel_for_is_not_written(tmp_path: Pa
     assert not list(tmp_path.iterdir())
 
 
-def test_an_onnx_source_is_not_exported_again(tmp_path: Path) -> None:
+def test_an_onnx_source_keeps_the_names_of_its_outputs(tmp_path: Path) -> None:
     source = Source("m", None, Signature((), ()), path=tmp_path / "m.onnx")
-    with pytest.raises(UsageError, match="m is ONNX already"):
-        export(source, out=tmp_path / "n.onnx")
+    with pytest.raises(UsageError, match="its outputs have names already"):
+        export(source, out=tmp_path / "n.onnx", output_names=["y"])
 
 
 def test_a_resolved_source_is_not_given_other_axes(tmp_path: Path) -> None:
