@@ -131,8 +131,11 @@ def test_a_single_input_is_doubted(clock: FakeClock) -> None:
 
 
 PARENT = """
-import contextlib, sys
+import contextlib, signal, sys
 from edgeai.bench import Subject, Workload, measure
+
+# A shell's background jobs inherit an ignored SIGINT; a person at a terminal does not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Telling:
     @contextlib.contextmanager
