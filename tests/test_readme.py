@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeai.cli import group
+from edgeai.cli import group, main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,6 +21,18 @@ def test_every_command_parses(line: str) -> None:
     command = group.get_command(root, name)
     assert command is not None
     command.make_context(name, arguments, parent=root)  # with a parent, as the shell has: click keeps what it inherits
+
+
+def test_the_commands_run_in_the_order_of_the_page(built, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / "demo").mkdir()
+    for name in ("bert", "gpt"):
+        (tmp_path / "demo" / f"{name}.bundle").symlink_to(built(name))
+    monkeypatch.chdir(tmp_path)
+    for line in SHELL:
+        with pytest.raises(SystemExit) as stop:
+            main(shlex.split(line)[1:])
+        assert stop.value.code == 0, line
 
 
 def test_every_make_target_exists() -> None:

@@ -65,5 +65,6 @@ def command(
         print_json(to_json(agreement))
     else:
         click.echo(agreement.summary)
-        print_table(("", "finding"), [(finding.severity, finding.text) for finding in agreement.findings])
+        if agreement.findings:
+            print_table(("", "finding"), [(finding.severity, finding.text) for finding in agreement.findings])
     return agreement.exit_code
