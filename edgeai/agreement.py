@@ -49,8 +49,13 @@ class OutputError:
 
     def __str__(self) -> str:
         at = f"[{', '.join(map(str, self.index))}]"
-        values = f"{self.reference:.6g} became {self.candidate:.6g}"
+        values = f"{_figure(self.reference)} became {_figure(self.candidate)}"
         return f"{self.name}{at} {values} (error {self.error:.2g} of its scale, shape {self.shape}, {self.feed})"
+
+
+def _figure(value: float) -> str:
+    """Whole numbers in full: an integer that was narrowed shows only in its last digits."""
+    return f"{value:.0f}" if value.is_integer() and abs(value) < 2**53 else f"{value:.6g}"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ _CHUNK = 1 << 20  # elements converted to float64 at a time: a vocabulary times 
 # Attention masks write -1e9 or the dtype's lowest value into tensors; those are marks, not magnitudes.
 _MARK = 1e6
 _TINY = float(np.finfo(np.float32).tiny)
+# The distance from 1 to the next number; numpy knows no bfloat16.
+EPSILON: Mapping[str, float] = {"float16": 2**-10, "bfloat16": 2**-7, "float32": 2**-23, "float64": 2**-52}
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Difference:
 def scale_of(array: Array) -> float:
     """Root mean square of the finite values that are magnitudes; 0 for integers and for an empty array."""
     total, count = 0.0, 0
-    if _is_float(array):
+    if is_float(array):
         for start in range(0, array.size, _CHUNK):
             values = _chunk(array, start)
             kept = values[np.isfinite(values) & (np.abs(values) < _MARK)]
@@ -44,7 +47,7 @@ def scale_of(array: Array) -> float:
 
 def difference(reference: Array, candidate: Array, *, floor: float = 0.0) -> Difference:
     """Compare two arrays of one shape. No scale is taken to be smaller than `floor`."""
-    if not _is_float(reference):
+    if not is_float(reference):
         return _exact(reference, candidate)
     scale = max(scale_of(reference), floor, _TINY)
     worst, where, squares, nonfinite = 0.0, 0, np.zeros(4), False
@@ -81,7 +84,8 @@ def _element(reference: Array, candidate: Array, where: int) -> tuple[tuple[int,
     return index, (float(pair[0]), float(pair[1]))
 
 
-def _is_float(array: Array) -> bool:
+def is_float(array: Array) -> bool:
+    """Are the values judged by a scale? All others are compared exactly."""
     # bfloat16 and its kin are registered by another package and have kind "V".
     return array.dtype.kind in "fV"
 

@@ -16,7 +16,8 @@ from edgeai.errors import InputError
 from edgeai.spec import Array, Axis, Signature, TensorSpec
 
 MAX_ELEMENTS = 1 << 21  # of one feed, all inputs together: 8 MB of float32
-_SIZES = (2, 5, 3, 7)  # what axes take where nothing else is asked: small and, for the first axes, all different
+# In multiples of the axis: what axes take where nothing else is asked, small and, for the first axes, all different.
+_SIZES = (2, 5, 3, 7)
 _UNMADE = ("bfloat16", "int4", "uint4")  # numpy has them only where another package has registered them
 _LARGER = 17  # prime, so no axis of it divides into another by accident
 
@@ -52,6 +53,7 @@ STYLES = (
     Style("zeros, lowest ids", scale=0.0, ids="low"),
 )
 _MASKED = {style.mask: style for style in STYLES if style.mask != "full"}
+_OTHER = Style("other values", mask="right")  # as usual as the first style, but a mask that hides something
 
 
 def probe_feeds(signature: Signature, *, seed: int = 0, count: int | None = None, shapes: bool = True) -> list[Probe]:
@@ -63,6 +65,11 @@ def probe_feeds(signature: Signature, *, seed: int = 0, count: int | None = None
     generator = np.random.default_rng(seed)
     plans = list(itertools.islice(_plans(signature, shapes), count))
     return [_probe(signature, sizes, style, generator) for sizes, style in plans]
+
+
+def redraw(signature: Signature, sizes: Sizes, generator: np.random.Generator) -> dict[str, Array]:
+    """Other usual values at one shape; masks hide something. Raises InputError as `probe_feeds` does."""
+    return _probe(signature, sizes, _OTHER, generator).feed
 
 
 def is_mask(spec: TensorSpec) -> bool:
@@ -93,10 +100,10 @@ def size_of(axis: int | str, sizes: Sizes) -> int:
 def shape_plans(signature: Signature) -> list[dict[str, int]]:
     """Sizes to try, each within the declared ranges and `MAX_ELEMENTS`; the first is the small usual shape."""
     axes = [signature.axis(name) for name in axis_names(signature)]
-    usual = {axis.name: _clip(axis, _SIZES[i % len(_SIZES)]) for i, axis in enumerate(axes)}
-    plans = [usual, {axis.name: axis.minimum for axis in axes}, {axis.name: _clip(axis, _LARGER) for axis in axes}]
+    usual = {axis.name: _times(axis, _SIZES[i % len(_SIZES)]) for i, axis in enumerate(axes)}
+    plans = [usual, {axis.name: axis.minimum for axis in axes}, {axis.name: _times(axis, _LARGER) for axis in axes}]
     for axis in axes:
-        plans += [{**usual, axis.name: _clip(axis, size)} for size in (axis.minimum, 1, 3, _LARGER)]
+        plans += [{**usual, axis.name: size} for size in (axis.minimum, *(_times(axis, n) for n in (1, 3, _LARGER)))]
         plans.append(_largest(signature, axis, usual))
     distinct: dict[tuple[tuple[str, int], ...], dict[str, int]] = {}
     for plan in plans:
@@ -175,17 +182,18 @@ def _free_terms(axis: str) -> list[str]:
     return [term for term in _terms(axis) if not term.isdigit()]
 
 
-def _clip(axis: Axis, size: int) -> int:
-    return min(max(size, axis.minimum), axis.maximum)
+def _times(axis: Axis, count: int) -> int:
+    """`count` multiples, or the size that comes nearest."""
+    return axis.nearest(count * axis.multiple)
 
 
 def _largest(signature: Signature, axis: Axis, usual: Sizes) -> dict[str, int]:
     """The largest size of `axis` that is allowed, the other axes as small as they go."""
-    sizes = [axis.maximum >> shift for shift in range(axis.maximum.bit_length())]
+    sizes = [axis.nearest(axis.maximum >> shift) for shift in range(axis.maximum.bit_length())]
     for size, floor in itertools.product(sizes, (1, 0)):
-        others = {name: min(usual[name], max(floor, signature.axis(name).minimum)) for name in usual}
+        others = {name: min(usual[name], _times(signature.axis(name), floor)) for name in usual}
         plan = {**others, axis.name: size}
-        if size >= max(axis.minimum, usual[axis.name]) and _allowed(signature, plan):
+        if size >= usual[axis.name] and _allowed(signature, plan):
             return plan
     return dict(usual)
 

@@ -37,15 +37,38 @@ DTYPES = [
 
 @dataclass(frozen=True)
 class Axis:
-    """A symbolic axis and the sizes it may take, both ends included."""
+    """A symbolic axis and the sizes it may take: the multiples of `multiple` in `minimum..maximum`, both ends included.
+
+    The ends are rounded inward to multiples. Raises InputError if no size is left. `str(axis)` is how a user
+    declares it, `height:32..256/32`.
+    """
 
     name: str
     minimum: int = 1
     maximum: int = 64
+    multiple: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.minimum <= self.maximum:
             raise InputError(f"axis {self.name}: {self.minimum}..{self.maximum} is not a range of sizes")
+        if self.multiple < 1:
+            raise InputError(f"axis {self.name}: sizes cannot be multiples of {self.multiple}")
+        low = -(-self.minimum // self.multiple) * self.multiple
+        high = self.maximum // self.multiple * self.multiple
+        if low > high:
+            raise InputError(
+                f"axis {self.name}: there is no multiple of {self.multiple} in {self.minimum}..{self.maximum}"
+            )
+        object.__setattr__(self, "minimum", low)
+        object.__setattr__(self, "maximum", high)
+
+    def __str__(self) -> str:
+        step = f"/{self.multiple}" if self.multiple > 1 else ""
+        return f"{self.name}:{self.minimum}..{self.maximum}{step}"
+
+    def nearest(self, size: int) -> int:
+        """The largest size of this axis up to `size`, or its smallest."""
+        return min(max(size // self.multiple * self.multiple, self.minimum), self.maximum)
 
 
 @dataclass(frozen=True)
@@ -110,10 +133,13 @@ class Signature:
         def tensor(row: Mapping[str, Any]) -> TensorSpec:
             return TensorSpec(row["name"], row["dtype"], tuple(row["shape"]), row.get("low"), row.get("high"))
 
+        def axis(row: Mapping[str, Any]) -> Axis:
+            return Axis(row["name"], row["minimum"], row["maximum"], row.get("multiple", 1))
+
         return cls(
             tuple(map(tensor, data["inputs"])),
             tuple(map(tensor, data["outputs"])),
-            tuple(Axis(row["name"], row["minimum"], row["maximum"]) for row in data.get("axes", ())),
+            tuple(map(axis, data.get("axes", ()))),
         )
 
 

@@ -6,25 +6,32 @@ that break models. What is found ends in one of four verdicts; what cannot be pr
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgeai.agreement import Agreement, Finding, MetricAgreement, OutputError, Severity
+from edgeai.agreement import Agreement, Finding, OutputError, Severity
 from edgeai.comparison import Difference, difference, scale_of
-from edgeai.errors import DataError, EdgeAIError
+from edgeai.dependence import Movement, Variation, missed, vacuous, variations
+from edgeai.errors import DataError, EdgeAIError, InputError
+from edgeai.explanation import explain
+from edgeai.extent import fixed_axes
 from edgeai.metrics import Metric
 from edgeai.probing import probe_feeds
 from edgeai.progress import SILENT, Progress
+from edgeai.repeatability import Witness, changes_from_run_to_run, run_aside
 from edgeai.runtime.engine import Engine
+from edgeai.runtime.rehearsal import deadly_shapes, shapes_of
 from edgeai.samples import Samples
+from edgeai.scoring import judge, score
 from edgeai.spec import Array, Feed, Signature
+from edgeai.ties import Ties
 
 _SAMPLE_BATCH = 16
 _COMPARED_SAMPLES = 256  # compared by value; the metric sees all of them
-_RESAMPLES = 1000
 _SHOWN_FINDINGS = 8  # of one kind: a baked axis shows at every other shape
 
 
@@ -56,18 +63,17 @@ class _Case:
     description: str
     sizes: Mapping[str, int]
     judged: bool  # by value; otherwise by structure alone
+    is_base: bool = False  # what the variations vary
+    variation: Variation | None = None
 
 
 class _Meter:
-    """What was seen of one output so far."""
+    """What was seen of the values of one output so far."""
 
     def __init__(self, floor: float) -> None:
         self.floor = floor
         self.worst: OutputError | None = None
         self.squares = np.zeros(4)
-        self.first: dict[tuple[int, ...], tuple[Array, Array]] = {}
-        self.moved = [0.0, 0.0]  # how far each side got from its own first answer of the same shape
-        self.repeated = False
 
     def add(self, name: str, reference: Array, candidate: Array, case: _Case) -> Difference:
         found = difference(reference, candidate, floor=self.floor)
@@ -76,12 +82,6 @@ class _Meter:
             if self.worst is None or found.error > self.worst.error:
                 place = (found.index, found.reference, found.candidate, reference.shape, case.description)
                 self.worst = OutputError(name, found.error, 0.0, 1.0, *place)
-        if reference.shape in self.first:
-            self.repeated = True
-            for side, (start, now) in enumerate(zip(self.first[reference.shape], (reference, candidate), strict=True)):
-                self.moved[side] = max(self.moved[side], difference(start, now, floor=self.floor).error)
-        elif len(self.first) < 2:  # the small usual shape comes first and comes often
-            self.first[reference.shape] = (reference.copy(), candidate.copy())
         return found
 
     def result(self) -> OutputError | None:
@@ -90,11 +90,7 @@ class _Meter:
         a, b, apart, product = (float(value) for value in self.squares)
         distance = float(np.sqrt(apart / a)) if a else float(apart > 0)
         cosine = product / float(np.sqrt(a * b)) if a and b else float(a == b)
-        fields = self.worst
-        return OutputError(
-            fields.name, fields.error, distance, min(cosine, 1.0),
-            fields.index, fields.reference, fields.candidate, fields.shape, fields.feed,
-        )  # fmt: skip
+        return dataclasses.replace(self.worst, distance=distance, cosine=min(cosine, 1.0))
 
 
 def verify(
@@ -120,48 +116,140 @@ def verify(
     """
     signature = signature or candidate.signature
     findings = list(_interfaces(reference.signature, candidate.signature))
-    if findings:
+    if any(finding.severity == "failed" for finding in findings):
         return Agreement.judge(tuple(findings), (), shapes=(), feeds=0, metric=None)
     cases = list(_cases(signature, samples, tolerance, seed, shapes, probes))
-    meters: dict[str, _Meter] = {}
-    proven: dict[tuple[tuple[str, int], ...], Mapping[str, int]] = {}
-    refused: list[Finding] = []
-    unproven: list[Mapping[str, int]] = []
-    compared = 0
+    trial = _Trial(reference, candidate, tolerance, [case.feed for case in cases])
     with progress.task("verifying", len(cases)) as advance:
         for case in cases:
             advance(note=case.description)
-            try:
-                expected = reference.run(case.feed)
-            except EdgeAIError as error:
-                refused.append(Finding("note", f"not proven at {case.description}: the reference refuses it: {error}"))
-                unproven.append(case.sizes)
-                continue
-            try:
-                actual = candidate.run(case.feed)
-            except EdgeAIError as error:
-                findings.append(Finding("failed", f"the candidate refuses {case.description}: {error}"))
-                continue
-            if not compared:
-                findings += _repeatable(reference, candidate, case.feed, expected, actual, tolerance)
-            compared += 1
-            found = list(_compare(expected, actual, case, meters))
-            findings += found
-            if not found:
-                proven[tuple(case.sizes.items())] = case.sizes
-    findings += _vacuous(meters, tolerance)
-    findings += _fixed_axes(list(proven.values()), unproven)
-    scored = _score(reference, candidate, samples, metric, output) if metric is not None else None
-    outputs = tuple(result for meter in meters.values() if (result := meter.result()) is not None)
+            trial.add(case)
+    scored = None
+    if metric is not None and samples is not None and samples.labels is not None:
+        scored = score(reference, candidate, labelled_feeds(candidate.signature, samples), metric, output)
+    outputs = tuple(result for meter in trial.meters.values() if (result := meter.result()) is not None)
+    findings += trial.findings(signature)
     if scored is not None and tolerance.lossy:
-        findings += _judge_metric(scored, tolerance)
+        findings.append(judge(scored, tolerance.max_drop or 0.0))
     else:
-        findings += _judge_values(outputs, tolerance, signature)
-    if not compared and not findings:
-        reason = refused[0].text if refused else "there was no feed to compare"
+        findings += _judge_values(outputs, tolerance, signature, trial.witnesses)
+    if not trial.compared and all(finding.severity == "note" for finding in findings):
+        reason = trial.refused[0].text if trial.refused else "there was no feed to compare"
         findings.append(Finding("unverified", f"nothing was compared: {reason}"))
-    counted = tuple(_fewer(findings) + refused)
-    return Agreement.judge(counted, outputs, shapes=tuple(proven.values()), feeds=compared, metric=scored)
+    counted = tuple(_fewer(findings) + trial.refused)
+    proven = tuple(trial.proven.values())
+    return Agreement.judge(counted, outputs, shapes=proven, feeds=trial.compared, metric=scored)
+
+
+class _Trial:
+    """Both sides under the same feeds, one after the other, and what was seen of them."""
+
+    def __init__(self, reference: Engine, candidate: Engine, tolerance: Tolerance, feeds: Sequence[Feed]) -> None:
+        self._sides = {"reference": reference, "candidate": candidate}
+        self._deadly = {who: deadly_shapes(engine, feeds) for who, engine in self._sides.items()}
+        self._tolerance = tolerance
+        self._double = _takes_float64(candidate.signature)
+        self._ties = Ties(reference)
+        self._found: list[Finding] = []
+        self._written: dict[tuple[str, str], Finding] = {}
+        self._movements: dict[str, Movement] = {}
+        self._base: tuple[dict[str, Array], dict[str, Array]] | None = None
+        self._unproven: list[Mapping[str, int]] = []  # sizes that the reference refuses
+        self._broken: list[Mapping[str, int]] = []  # sizes that the reference takes and the candidate does not
+        self._wrong: list[Mapping[str, int]] = []  # sizes at which a value is off
+        self.meters: dict[str, _Meter] = {}
+        self.proven: dict[tuple[tuple[str, int], ...], Mapping[str, int]] = {}
+        self.refused: list[Finding] = []
+        self.witnesses: list[Witness] = []
+        self.compared = 0
+
+    def add(self, case: _Case) -> None:
+        if case.variation is not None and self._base is None:
+            return  # there is nothing to hold it against
+        try:
+            expected = self._run("reference", case.feed)
+        except EdgeAIError as error:
+            text = f"not proven at {case.description}: the reference refuses it: {error}"
+            self.refused.append(Finding("note", text))
+            self._unproven.append(case.sizes)
+            return
+        try:
+            actual = self._run("candidate", case.feed)
+        except EdgeAIError as error:
+            self._found.append(Finding("failed", f"the candidate refuses {case.description}: {error}"))
+            self._broken.append(case.sizes)
+            return
+        self.compared += 1
+        self._witness(Witness(case.feed, case.description, case.sizes, expected, actual))
+        if case.is_base:
+            self._base = (expected, actual)
+        if case.variation is not None and self._base is not None:
+            limit = self._tolerance.degraded
+            self._found += missed(case.variation, self._base, (expected, actual), limit)
+        settled = actual if self._tolerance.lossy else self._ties.settle(case.feed, case.description, expected, actual)
+        found, wrong = self._compare(case, expected, settled)
+        self._found += found
+        if found:
+            self._broken.append(case.sizes)
+        else:
+            self.proven[tuple(case.sizes.items())] = case.sizes
+        if wrong:
+            self._wrong.append(case.sizes)
+
+    def _compare(
+        self, case: _Case, expected: Mapping[str, Array], actual: Mapping[str, Array]
+    ) -> tuple[list[Finding], bool]:
+        """What differs in kind (dtype, shape, NaN), and whether any value is off by more than is ever rounding."""
+        findings, wrong = [], False
+        for name, reference in expected.items():
+            candidate = actual[name]
+            if reference.dtype != candidate.dtype:
+                text = f"output {name} is {candidate.dtype}, the reference gives {reference.dtype}: changed dtype"
+                findings.append(Finding("failed", text))
+            elif reference.shape != candidate.shape:
+                findings.append(Finding("failed", _shape_finding(name, reference.shape, candidate.shape, case)))
+            else:
+                # A floor keeps the noise of an output that cancels to nothing from being read as an error.
+                meter = self.meters.setdefault(name, _Meter(0.0))
+                meter.floor = meter.floor or 1e-3 * scale_of(reference)  # the first of them may be empty
+                found = meter.add(name, reference, candidate, case)
+                self._movements.setdefault(name, Movement(meter.floor)).add(reference, candidate)
+                limit = _factor(reference.dtype.name, self._double) * self._tolerance.degraded
+                wrong |= case.judged and not self._tolerance.lossy and found.error > limit
+                if found.nonfinite:
+                    at = f"{name}[{', '.join(map(str, found.index))}]"
+                    values = f"{found.candidate:g} where the reference has {found.reference:g}"
+                    text = f"output {at} is {values} at {case.description}: NaN or Inf on one side only"
+                    findings.append(Finding("failed", text))
+        return findings, wrong
+
+    def findings(self, signature: Signature) -> Iterator[Finding]:
+        """All that was found but the size of the errors, what explains most first."""
+        for who, engine in self._sides.items():
+            answers = [(one.feed, one.expected if who == "reference" else one.actual) for one in self.witnesses]
+            yield from changes_from_run_to_run(engine, who, answers, double=self._double)
+        yield from self._written.values()
+        proven = list(self.proven.values())
+        yield from fixed_axes(signature, proven, broken=self._broken, wrong=self._wrong, refused=self._unproven)
+        yield from self._found
+        yield from vacuous(self._movements, min(self._tolerance.verified, EXACT.verified))
+        yield from self._ties.findings()
+
+    def _run(self, who: str, feed: Feed) -> dict[str, Array]:
+        if died_of := self._deadly[who].get(shapes_of(feed)):
+            raise InputError(f"ONNX Runtime dies of it ({died_of}), and the process that called it too")
+        outputs, written = run_aside(self._sides[who], feed)
+        for name in written:
+            text = f"the {who} writes into input {name}, which is its caller's"
+            self._written.setdefault((who, name), Finding("failed", text))
+        return outputs
+
+    def _witness(self, witness: Witness) -> None:
+        """Keep two: the first, and the next of other sizes if there is one."""
+        if len(self.witnesses) < 2:
+            self.witnesses.append(witness)
+        elif self.witnesses[0].sizes == self.witnesses[1].sizes != witness.sizes:
+            self.witnesses[1] = witness
 
 
 def _interfaces(reference: Signature, candidate: Signature) -> Iterator[Finding]:
@@ -176,6 +264,10 @@ def _interfaces(reference: Signature, candidate: Signature) -> Iterator[Finding]
         for a, b in zip(ours, theirs, strict=True):
             if a.dtype != b.dtype:
                 yield Finding("failed", f"{kind} {a.name} is {b.dtype}; the reference has {a.dtype}: changed dtype")
+            for index, (open_, fixed) in enumerate(zip(a.shape, b.shape, strict=False)):
+                if kind == "input" and isinstance(open_, str) and isinstance(fixed, int):
+                    text = f"axis {index} of input {a.name} is {open_} in the reference and fixed to {fixed} in the"
+                    yield Finding("note", f"{text} candidate: nothing is proven at other sizes")
 
 
 def _cases(
@@ -189,10 +281,17 @@ def _cases(
             if sizes is not None:
                 real += 1
                 yield _Case(feed, f"samples, feed {real - 1}", sizes, judged=True)
-    for probe in probe_feeds(signature, seed=seed, count=probes, shapes=shapes):
+    for index, probe in enumerate(probe_feeds(signature, seed=seed, count=probes, shapes=shapes)):
         # Generated values lie outside what a lossy stage was calibrated for: they prove structure, not accuracy.
         judged = not tolerance.lossy or (not real and "normal" in probe.description)
-        yield _Case(probe.feed, probe.description, probe.sizes, judged)
+        yield _Case(probe.feed, probe.description, probe.sizes, judged, is_base=not index)
+        if not index and probes is None:
+            for variation in variations(signature, probe, seed=seed):
+                changed = variation.probe
+                if variation.input or not tolerance.lossy:  # one scale for a whole batch mixes its rows, honestly
+                    yield _Case(
+                        changed.feed, changed.description, changed.sizes, not tolerance.lossy, variation=variation
+                    )
 
 
 def sample_batch(signature: Signature) -> int:
@@ -214,43 +313,6 @@ def _sizes(signature: Signature, feed: Feed) -> dict[str, int] | None:
     return None if partial else sizes
 
 
-def _repeatable(
-    reference: Engine,
-    candidate: Engine,
-    feed: Feed,
-    expected: Mapping[str, Array],
-    actual: Mapping[str, Array],
-    tolerance: Tolerance,
-) -> Iterator[Finding]:
-    for who, engine, first in (("reference", reference, expected), ("candidate", candidate, actual)):
-        again = engine.run(feed)
-        for name, array in first.items():
-            same = array.shape == again[name].shape
-            if not same or difference(array, again[name]).error > tolerance.verified:
-                text = f"output {name} of the {who} changes from run to run on the same feed: it is random"
-                yield Finding("failed", text)
-
-
-def _compare(
-    expected: Mapping[str, Array], actual: Mapping[str, Array], case: _Case, meters: dict[str, _Meter]
-) -> Iterator[Finding]:
-    for name, reference in expected.items():
-        candidate = actual[name]
-        if reference.dtype != candidate.dtype:
-            text = f"output {name} is {candidate.dtype}, the reference gives {reference.dtype}: changed dtype"
-            yield Finding("failed", text)
-        elif reference.shape != candidate.shape:
-            yield Finding("failed", _shape_finding(name, reference.shape, candidate.shape, case))
-        else:
-            # A floor keeps the noise of an output that cancels to nothing from being read as an error.
-            meter = meters.setdefault(name, _Meter(1e-3 * scale_of(reference)))
-            found = meter.add(name, reference, candidate, case)
-            if found.nonfinite:
-                at = f"{name}[{', '.join(map(str, found.index))}]"
-                values = f"{found.candidate:g} where the reference has {found.reference:g}"
-                yield Finding("failed", f"output {at} is {values} at {case.description}: NaN or Inf on one side only")
-
-
 def _shape_finding(name: str, reference: tuple[int, ...], candidate: tuple[int, ...], case: _Case) -> str:
     start = f"output {name} has shape {candidate} at {case.description}, the reference gives {reference}"
     if len(reference) != len(candidate):
@@ -259,88 +321,49 @@ def _shape_finding(name: str, reference: tuple[int, ...], candidate: tuple[int, 
     return f"{start}: axis {', '.join(map(str, axes))} is baked"
 
 
-def _fixed_axes(proven: list[Mapping[str, int]], unproven: list[Mapping[str, int]]) -> Iterator[Finding]:
-    """A symbolic axis that the reference takes at one size alone is not symbolic."""
-    for name in proven[0] if proven else ():
-        sizes = {plan[name] for plan in proven if name in plan}
-        if len(sizes) == 1 and any(plan.get(name) not in sizes for plan in unproven):
-            yield Finding(
-                "unverified", f"axis {name} is proven at {min(sizes)} alone: the reference refuses other sizes"
-            )
-
-
-def _vacuous(meters: Mapping[str, _Meter], tolerance: Tolerance) -> Iterator[Finding]:
-    """An output that moves less between inputs than the tolerance would agree with anything."""
-    watched = {name: meter for name, meter in meters.items() if meter.repeated}
-    limit = min(tolerance.verified, EXACT.verified)
-    still = [name for name, meter in watched.items() if meter.moved[0] <= limit]
-    for name, meter in watched.items():
-        if name not in still and meter.moved[1] <= limit:
-            yield Finding("failed", f"vacuous: output {name} of the candidate does not depend on the input")
-    if still and len(still) == len(meters):
-        names = ", ".join(still)
-        text = f"vacuous: no output ({names}) of the reference depends on the input: the network is dead"
-        yield Finding("unverified", text)
-    elif still:
-        yield Finding("note", f"outputs that do not depend on the input's values: {', '.join(still)}")
-
-
-def _judge_values(outputs: tuple[OutputError, ...], tolerance: Tolerance, signature: Signature) -> Iterator[Finding]:
-    from_float64 = any(spec.dtype == "float64" for spec in signature.inputs)
+def _judge_values(
+    outputs: tuple[OutputError, ...], tolerance: Tolerance, signature: Signature, witnesses: list[Witness]
+) -> Iterator[Finding]:
     dtypes = {spec.name: spec.dtype for spec in signature.outputs}
     for output in outputs:
         dtype = dtypes.get(output.name, "float32")
-        factor = _FLOAT64_FACTOR if dtype == "float64" and from_float64 else _DTYPE_FACTOR.get(dtype, 1.0)
+        factor = _factor(dtype, _takes_float64(signature))
         error, factor = (output.distance, 1.0) if tolerance.lossy else (output.error, factor)
         if np.isfinite(error) and error > factor * tolerance.verified:
             severity: Severity = "degraded" if error <= factor * tolerance.degraded else "failed"
             limit = factor * (tolerance.verified if severity == "degraded" else tolerance.degraded)
             how = f"distance {error:.2g}" if tolerance.lossy else f"error {error:.2g}"
-            yield Finding(severity, f"{output}: {how} is beyond {limit:.2g}")
+            reason = explain(output.name, witnesses, factor * tolerance.verified)
+            text = f"{output}: {how} is beyond {limit:.2g}"
+            yield Finding(severity, f"output {output.name}: {reason}: {text}" if reason else text)
 
 
-def _judge_metric(scored: MetricAgreement, tolerance: Tolerance) -> Iterator[Finding]:
-    limit = 0.0 if tolerance.max_drop is None else tolerance.max_drop
-    change = f"{scored.name} {scored.reference:.4g} -> {scored.candidate:.4g} on {scored.samples} samples"
-    interval = f"a drop of {scored.drop:.2%} (95 % interval {scored.low:.2%} to {scored.high:.2%})"
-    if scored.drop > limit:
-        yield Finding("degraded", f"{change}: {interval}, beyond {limit:.2%}")
-    else:
-        yield Finding("note", f"{change}: {interval}")
+def _takes_float64(signature: Signature) -> bool:
+    return any(spec.dtype == "float64" for spec in signature.inputs)
 
 
-def _score(
-    reference: Engine, candidate: Engine, samples: Samples | None, metric: Metric, output: str | None
-) -> MetricAgreement | None:
-    if samples is None or samples.labels is None:
-        return None
-    name = output or reference.signature.output_names[0]
-    if name not in reference.signature.output_names:
-        raise DataError(f"no output {name}", hint=f"there are {', '.join(reference.signature.output_names)}")
-    batch, start = sample_batch(candidate.signature), 0
-    scores: tuple[list[Array], list[Array]] = ([], [])
+def _factor(dtype: str, from_float64: bool) -> float:
+    """The tolerance of an output, in units of float32's: nothing for what is no float."""
+    if "float" not in dtype:
+        return 0.0
+    return _FLOAT64_FACTOR if dtype == "float64" and from_float64 else _DTYPE_FACTOR.get(dtype, 1.0)
+
+
+def labelled_feeds(signature: Signature, samples: Samples) -> Iterator[tuple[Feed, Array]]:
+    """Feeds of samples with the labels of their rows; rows that do not fill a fixed batch are left out.
+
+    Raises DataError if none is left.
+    """
+    assert samples.labels is not None
+    batch, start = sample_batch(signature), 0
     for feed in samples.feeds(batch):
-        if _sizes(candidate.signature, feed) is None:
+        if _sizes(signature, feed) is None:
             continue
         count = 1 if samples.items else len(next(iter(feed.values())))
-        labels = samples.labels[start : start + count]
+        yield feed, samples.labels[start : start + count]
         start += count
-        for kept, engine in zip(scores, (reference, candidate), strict=True):
-            kept.append(metric.per_sample(engine.run(feed)[name], labels))
-    if not scores[0]:
+    if not start:
         raise DataError(f"{len(samples)} samples do not fill one batch of {batch}")
-    return _paired_bootstrap(metric, np.concatenate(scores[0]), np.concatenate(scores[1]))
-
-
-def _paired_bootstrap(metric: Metric, reference: Array, candidate: Array) -> MetricAgreement:
-    a, b = metric.summary(reference), metric.summary(candidate)
-    generator = np.random.default_rng(0)
-    drops = []
-    for _ in range(_RESAMPLES):
-        chosen = generator.integers(0, len(reference), len(reference))
-        drops.append(metric.drop(metric.summary(reference[chosen]), metric.summary(candidate[chosen])))
-    low, high = (float(value) for value in np.percentile(drops, (2.5, 97.5)))
-    return MetricAgreement(metric.name, a, b, metric.drop(a, b), low, high, len(reference))
 
 
 def _fewer(findings: list[Finding]) -> list[Finding]:

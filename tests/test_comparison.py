@@ -77,6 +77,15 @@ def test_nothing_differs_in_nothing(dtype: type) -> None:
     assert difference(empty, empty).error == 0.0
 
 
+@given(arrays(st.sampled_from([np.float16, np.float32, np.float64, np.int64, np.bool_]), st.sampled_from(
+    [(0,), (0, 3), (2, 0, 3), (0, 0)]
+)), st.floats(0, 1))  # fmt: skip
+def test_empty_arrays_have_no_error_no_scale_and_no_nan(empty: np.ndarray, floor: float) -> None:
+    found = difference(empty, empty.copy(), floor=floor)
+    assert (found.error, found.nonfinite, found.squares) == (0.0, False, (0.0, 0.0, 0.0, 0.0))
+    assert len(found.index) == empty.ndim and scale_of(empty) == 0.0
+
+
 def test_large_arrays_are_compared_in_pieces() -> None:
     a = np.ones(3_000_000, np.float32)
     b = a.copy()

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeai.errors import InputError
-from edgeai.probing import MAX_ELEMENTS, is_mask, probe_feeds, shape_plans, size_of
+from edgeai.probing import MAX_ELEMENTS, axis_names, is_mask, probe_feeds, redraw, shape_plans, size_of
 from edgeai.spec import Axis, Signature, TensorSpec
 
 IDS = TensorSpec("ids", "int64", ("batch", "seq"), 0, 100)
@@ -109,10 +109,11 @@ def test_a_dtype_that_numpy_lacks_is_refused_by_name() -> None:
 
 
 axes = st.builds(
-    lambda name, low, extra: Axis(name, low, low + extra),
+    lambda name, low, extra, multiple: Axis(name, low, low + multiple + extra, multiple),
     st.sampled_from("abc"),
     st.integers(0, 9),
     st.integers(0, 2000),
+    st.sampled_from([1, 1, 2, 7, 32, 256]),
 )
 
 
@@ -131,6 +132,26 @@ def test_every_probe_fits_the_signature(declared: list[Axis], shapes: list[list[
         for name, size in probe.sizes.items():
             axis = signature.axis(name)
             assert axis.minimum <= size <= axis.maximum
+            assert size % axis.multiple == 0
+    for axis in declared:  # a size of nothing is proven wherever it is declared, and the small end always
+        assert axis.name not in axis_names(signature) or axis.minimum in {probe.sizes[axis.name] for probe in probes}
+
+
+def test_an_axis_of_multiples_takes_one_an_odd_number_of_them_and_its_maximum() -> None:
+    image = TensorSpec("x", "float32", ("batch", 3, "height", "width"))
+    signature = Signature((image,), (), (Axis("batch", 1, 4), Axis("height", 32, 256, 32), Axis("width", 1, 300, 32)))
+    probes = probe_feeds(signature)
+    for name, largest in (("height", 256), ("width", 288)):
+        sizes = {probe.sizes[name] for probe in probes}
+        assert {32, 96, largest} <= sizes and all(size % 32 == 0 for size in sizes)
+    assert dict(probes[0].sizes) == {"batch": 2, "height": 160, "width": 96}
+
+
+def test_other_values_differ_in_every_input_and_hide_something() -> None:
+    base = probe_feeds(TEXT, count=1)[0]
+    other = redraw(TEXT, base.sizes, np.random.default_rng(5))
+    assert all(not np.array_equal(base.feed[name], other[name]) for name in base.feed)
+    assert not other["attention_mask"].all() and (other["attention_mask"].sum(-1) >= 1).all()
 
 
 def test_size_of_reads_numbers_names_and_sums() -> None:

@@ -69,13 +69,6 @@ def test_rounding_is_not_an_error() -> None:
     assert agreement.verdict == "verified" and 0 < agreement.error < EXACT.verified
 
 
-def test_a_baked_batch() -> None:
-    agreement = check(lambda feed: {"logits": dense(feed)["logits"][:2]})
-    assert agreement.verdict == "failed"
-    assert "has shape (2, 4)" in reason(agreement) and "axis 0 is baked" in reason(agreement)
-    assert agreement.proven() == {"batch": (1, 2)}
-
-
 def test_a_refused_shape_names_the_size() -> None:
     def refusing(feed: Feed) -> dict[str, Array]:
         if len(feed["x"]) == 17:
@@ -87,76 +80,53 @@ def test_a_refused_shape_names_the_size() -> None:
     assert "the candidate refuses batch=17" in reason(agreement) and "cannot reshape" in reason(agreement)
 
 
-def test_a_baked_sequence() -> None:
-    def baked(feed: Feed) -> dict[str, Array]:
-        mask = feed["mask"][..., None].astype(np.float32)
-        positions = np.resize(np.arange(5, dtype=np.float32), feed["ids"].shape[1])[:, None] / 8
-        return {"pooled": ((TABLE[feed["ids"]] + positions) * mask).sum(1) / mask.sum(1)}
-
-    agreement = check(baked, pooled, TEXT)
-    assert agreement.verdict == "failed" and "seq=1" not in agreement.outputs[0].feed.split(", ")[0].split()
-    assert agreement.outputs[0].error > EXACT.degraded
+def several(*names: str) -> Signature:
+    outputs = tuple(TensorSpec(name, "float32", ("batch", 4)) for name in names)
+    return Signature((X,), outputs, DENSE.axes)
 
 
-def test_a_mask_ignored() -> None:
-    agreement = check(lambda feed: pooled({**feed, "mask": np.ones_like(feed["mask"])}), pooled, TEXT)
-    assert agreement.verdict == "failed" and "mask" in agreement.outputs[0].feed
-
-
-def test_an_off_by_one_position() -> None:
-    def shifted(feed: Feed) -> dict[str, Array]:
-        return {"pooled": pooled(feed)["pooled"] + np.float32(1 / 8)}
-
-    agreement = check(shifted, pooled, TEXT)
-    assert agreement.verdict == "failed" and "pooled[" in reason(agreement) and " became " in reason(agreement)
-
-
-def test_randomness_left_on() -> None:
-    generator = np.random.default_rng(0)
-
-    def dropout(feed: Feed) -> dict[str, Array]:
-        return dense({"x": feed["x"] * generator.integers(0, 2, feed["x"].shape).astype(np.float32)})
-
-    agreement = check(dropout)
-    assert agreement.verdict == "failed"
-    assert "logits of the candidate changes from run to run on the same feed: it is random" in reason(agreement)
-    assert "reference changes from run to run" in reason(check(dense, dropout))
-
-
-def test_batch_norm_in_training_mode() -> None:
-    def normalized(feed: Feed) -> dict[str, Array]:
-        return dense({"x": feed["x"] - feed["x"].mean(0, keepdims=True)})
-
-    agreement = check(normalized)
-    assert agreement.verdict == "failed" and "error" in reason(agreement)
-
-
-def test_swapped_outputs() -> None:
-    outputs = (LOGITS, TensorSpec("other", "float32", ("batch", 4)))
-    signature = Signature((X,), outputs, DENSE.axes)
-
+def test_outputs_in_another_order_are_an_interface_of_their_own() -> None:
     def two(feed: Feed) -> dict[str, Array]:
         return {**dense(feed), "other": feed["x"][:, :4]}
 
-    def swapped(feed: Feed) -> dict[str, Array]:
-        return {"logits": two(feed)["other"], "other": two(feed)["logits"]}
-
-    agreement = check(swapped, two, signature)
-    assert agreement.verdict == "failed" and {"logits", "other"} == {output.name for output in agreement.outputs}
-    renamed = Signature((X,), outputs[::-1], DENSE.axes)
-    agreement = verify(Model(signature, two), Model(renamed, two))
+    agreement = verify(Model(several("logits", "other"), two), Model(several("other", "logits"), two))
     assert "outputs are other, logits; the reference has logits, other" in reason(agreement)
 
 
-def test_a_narrowed_integer() -> None:
-    wide = TensorSpec("n", "int64", ("batch",), 0, 2**40)
-    signature = Signature((wide,), (TensorSpec("m", "int64", ("batch",)),), (Axis("batch", 1, 8),))
-    agreement = check(
-        lambda feed: {"m": (feed["n"] + 1).astype(np.int32).astype(np.int64)},
-        lambda feed: {"m": feed["n"] + 1},
-        signature,
-    )
-    assert agreement.verdict == "failed" and "became" in reason(agreement)
+def test_an_output_that_is_another_one_of_the_references_is_said_to_be() -> None:
+    def three(feed: Feed) -> dict[str, Array]:
+        x = feed["x"]
+        return {"a": x[:, :4], "b": x[:, 2:6], "c": x[:, 4:]}
+
+    def turned(feed: Feed) -> dict[str, Array]:
+        a, b, c = three(feed).values()
+        return {"a": b, "b": c, "c": a}
+
+    agreement = check(turned, three, several("a", "b", "c"))
+    assert reason(agreement).startswith("output a: it is the reference's output b: a[")
+    assert len([finding for finding in agreement.findings if "it is the reference's output" in finding.text]) == 3
+
+
+def test_an_input_that_reaches_one_output_too_few_is_named_with_it() -> None:
+    signature = Signature((X, TensorSpec("bias", "float32", ("batch", 4))), several("a", "b").outputs, DENSE.axes)
+
+    def both(feed: Feed) -> dict[str, Array]:
+        return {"a": feed["x"][:, :4] + feed["bias"], "b": feed["x"][:, 4:] * feed["bias"]}
+
+    def half(feed: Feed) -> dict[str, Array]:
+        return {"a": feed["x"][:, :4], "b": both(feed)["b"]}
+
+    text = "input bias is ignored by output a of the candidate: changed alone, it moves output a of the reference"
+    assert reason(check(half, both, signature)).startswith(text)
+
+
+def test_a_reference_that_ignores_an_input_too_or_mixes_rows_too_is_no_reason() -> None:
+    def centred(feed: Feed) -> dict[str, Array]:
+        mask = np.ones_like(feed["mask"])
+        answer = pooled({**feed, "mask": mask})["pooled"]
+        return {"pooled": answer - answer.mean(0, keepdims=True)}
+
+    assert check(centred, centred, TEXT).verdict == "verified"
 
 
 def test_a_changed_dtype_is_seen_in_the_signature_and_in_the_values() -> None:
@@ -165,18 +135,6 @@ def test_a_changed_dtype_is_seen_in_the_signature_and_in_the_values() -> None:
     assert "output logits is float16; the reference has float32: changed dtype" in reason(agreement)
     agreement = check(lambda feed: {"logits": dense(feed)["logits"].astype(np.float64)})
     assert agreement.verdict == "failed" and "is float64, the reference gives float32" in reason(agreement)
-
-
-def test_a_lost_float64_island() -> None:
-    def island(feed: Feed) -> dict[str, Array]:
-        x = feed["x"].astype(np.float64)
-        return {"logits": (((x + 1e8) - 1e8) @ WEIGHTS).astype(np.float32)}
-
-    def lost(feed: Feed) -> dict[str, Array]:
-        big = np.float32(1e8)
-        return {"logits": ((feed["x"] + big) - big) @ WEIGHTS}
-
-    assert check(lost, island).verdict == "failed"
 
 
 def test_float64_end_to_end_is_held_to_float64() -> None:
@@ -189,10 +147,7 @@ def test_float64_end_to_end_is_held_to_float64() -> None:
     assert narrowed.verdict in ("degraded", "failed") and narrowed.error < EXACT.verified
 
 
-def test_a_constant_output_is_vacuous() -> None:
-    constant = np.ones((1, 4), np.float32)
-    agreement = check(lambda feed: {"logits": np.repeat(constant, len(feed["x"]), 0)})
-    assert any("vacuous: output logits of the candidate does not depend" in f.text for f in agreement.findings)
+def test_a_dead_network_is_vacuous() -> None:
     dead = check(lambda feed: dense({"x": feed["x"] * 0}), lambda feed: dense({"x": feed["x"] * 0}))
     assert dead.verdict == "unverified" and "the network is dead" in reason(dead)
 
@@ -231,28 +186,6 @@ def test_a_small_error_degrades_and_a_large_one_fails() -> None:
 
     assert [off(by).verdict for by in (1e-5, 5e-4, 1e-2)] == ["verified", "degraded", "failed"]
     assert "beyond 0.0002" in reason(off(5e-4)) and "beyond 0.001" in reason(off(1e-2))
-
-
-def test_what_the_reference_refuses_is_noted_as_not_proven() -> None:
-    def picky(feed: Feed) -> dict[str, Array]:
-        if len(feed["x"]) == 1:
-            raise InputError("needs two rows")
-        return dense(feed)
-
-    agreement = check(dense, picky)
-    assert agreement.verdict == "verified" and agreement.proven() == {"batch": (2, 32)}
-    assert "not proven at batch=1" in reason(agreement)
-
-
-def test_an_axis_that_the_reference_takes_at_one_size_alone_is_not_called_proven() -> None:
-    def fixed(feed: Feed) -> dict[str, Array]:
-        if len(feed["x"]) != 2:
-            raise InputError("two rows or nothing")
-        return dense(feed)
-
-    agreement = check(dense, fixed)
-    assert agreement.verdict == "unverified"
-    assert reason(agreement) == "axis batch is proven at 2 alone: the reference refuses other sizes"
 
 
 def test_nothing_compared_is_unverified() -> None:
@@ -338,7 +271,19 @@ def test_shapes_and_probes_bound_the_work() -> None:
     assert one_shape.proven() == {"batch": (2, 2)}
     candidate = Model(DENSE, dense)
     assert verify(Model(DENSE, dense), candidate, probes=2).feeds == 2
-    assert candidate.calls == 3  # the first feed twice: is it random?
+    assert candidate.calls == 4  # both feeds twice: is it random?
+
+
+def test_one_integer_in_many_thousands_fails_an_exact_stage() -> None:
+    signature = Signature((TensorSpec("n", "int64", (200, 100), 0, 9),), (TensorSpec("m", "int64", (200, 100)),))
+
+    def wrong(feed: Feed) -> dict[str, Array]:
+        m = feed["n"].copy()
+        m[199, 99] += 1
+        return {"m": m}
+
+    agreement = check(wrong, lambda feed: {"m": feed["n"]}, signature)
+    assert agreement.verdict == "failed" and agreement.error < EXACT.verified and "m[199, 99]" in reason(agreement)
 
 
 def test_integers_that_differ_a_little_fail_an_exact_stage() -> None:

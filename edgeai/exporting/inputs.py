@@ -3,7 +3,8 @@
 
     input    NAME:DTYPE[AXIS,...] with `<HIGH` behind it for integers below HIGH; `[]` is a scalar
     axis     a number (fixed), a name (symbolic), or a sum of names (`past+seq`)
-    dynamic  NAME:INDEX=AXIS with `:MIN..MAX` behind it for the sizes to prove
+    dynamic  NAME:INDEX=AXIS with `:MIN..MAX` behind it for the sizes to prove, and `/MULTIPLE` behind that where the
+             module takes multiples alone (`x:2=height:32..256/32`)
 """
 
 from __future__ import annotations
@@ -13,24 +14,28 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from edgeai.errors import UsageError
+from edgeai.errors import InputError, UsageError
 from edgeai.spec import DTYPES, Axis, Signature, TensorSpec
 
 _AXIS = r"[A-Za-z_]\w*"
 _DIMENSION = rf"(?:\d+|{_AXIS}(?:\+{_AXIS})*)"
 _INPUT = re.compile(r"(?P<name>[^:\[\]<]+):(?P<dtype>\w+)\[(?P<shape>[^\]]*)\](?:<(?P<high>\d+))?")
-_DYNAMIC = re.compile(rf"(?P<name>.+):(?P<index>\d+)=(?P<axis>{_AXIS})(?::(?P<low>\d+)\.\.(?P<high>\d+))?")
+_RANGE = r"(?P<low>\d+)\.\.(?P<high>\d+)(?:/(?P<multiple>\d+))?"
+_DYNAMIC = re.compile(rf"(?P<name>.+):(?P<index>\d+)=(?P<axis>{_AXIS})(?::{_RANGE})?")
 
 DynamicAxes = Mapping[str, Mapping[int, str | Axis]]
 
 
 @dataclass(frozen=True)
 class Dynamic:
-    """One axis of one input that may change its size."""
+    """One axis of one input that may change its size. `str(dynamic)` is how a user declares it."""
 
     input: str
     index: int
     axis: Axis
+
+    def __str__(self) -> str:
+        return f"{self.input}:{self.index}={self.axis}"
 
 
 def parse_input(text: str) -> TensorSpec:
@@ -52,14 +57,21 @@ def parse_input(text: str) -> TensorSpec:
 
 
 def parse_dynamic(text: str) -> Dynamic:
-    """Read `NAME:INDEX=AXIS:MIN..MAX`. Raises UsageError saying what it expected."""
+    """Read `NAME:INDEX=AXIS:MIN..MAX/MULTIPLE`. Raises UsageError saying what it expected.
+
+    `str(dynamic)` is the inverse; a range is rounded inward to multiples.
+    """
     match = _DYNAMIC.fullmatch(text.strip())
     if match is None:
-        raise UsageError(f"{text!r} is not a dynamic axis", hint="write NAME:INDEX=AXIS:MIN..MAX, as x:0=batch:1..64")
-    low, high = (int(match["low"]), int(match["high"])) if match["low"] else (1, Axis("").maximum)
-    if low > high:
-        raise UsageError(f"{text!r}: {low}..{high} is not a range of sizes")
-    return Dynamic(match["name"], int(match["index"]), Axis(match["axis"], low, high))
+        hint = "write NAME:INDEX=AXIS:MIN..MAX, as x:0=batch:1..64 or, for multiples of 32 alone, x:2=height:32..256/32"
+        raise UsageError(f"{text!r} is not a dynamic axis", hint=hint)
+    axis = Axis(match["axis"])
+    if match["low"]:
+        try:
+            axis = Axis(axis.name, int(match["low"]), int(match["high"]), int(match["multiple"] or 1))
+        except InputError as error:
+            raise UsageError(f"{text!r}: {error.message}") from error
+    return Dynamic(match["name"], int(match["index"]), axis)
 
 
 def dynamics(axes: DynamicAxes) -> list[Dynamic]:

@@ -42,7 +42,21 @@ def load_program(path: Path) -> Program:
     for name in names:
         shape = tuple(_axis(size, i, name, program, axes) for i, size in enumerate(fakes[name].shape))
         inputs.append(TensorSpec(name, str(fakes[name].dtype).removeprefix("torch."), shape))
-    return Program(program.module(), Signature(tuple(inputs), (), tuple(axes.values())), example)
+    return Program(_Called(program), Signature(tuple(inputs), (), tuple(axes.values())), example)
+
+
+class _Called(nn.Module):
+    """A program takes its inputs exactly as they were given at export: the first by position, the rest by keyword."""
+
+    def __init__(self, program: ExportedProgram) -> None:
+        super().__init__()
+        args, kwargs = program.example_inputs or ((), {})
+        self.program = program.module()
+        self._positional, self._keywords = len(args), tuple(kwargs)
+
+    def forward(self, *values: torch.Tensor) -> Any:
+        keywords = dict(zip(self._keywords, values[self._positional :], strict=True))
+        return self.program(*values[: self._positional], **keywords)
 
 
 def _example(path: Path, program: ExportedProgram, names: list[str]) -> dict[str, Array]:
@@ -57,16 +71,24 @@ def _example(path: Path, program: ExportedProgram, names: list[str]) -> dict[str
 
 
 def _axis(size: Any, index: int, name: str, program: ExportedProgram, axes: dict[str, Axis]) -> int | str:
-    """A symbolic size becomes an axis: `batch` if it stands first, else named after the input that has it first."""
+    """A symbolic size becomes an axis: `batch` if it stands first, else named after the input that has it first.
+
+    torch writes the multiples of 32 as `32*s0`. Raises SourceError for any other expression, and for two multiples of
+    one symbol: sizes that depend on each other are not axes of their own.
+    """
     if isinstance(size, int):
         return size
-    symbol = size.node.expr
-    if not symbol.is_Symbol:
-        raise SourceError(f"input {name}: axis {index} is {symbol}, which is not a size of its own")
-    if str(symbol) not in axes:
+    expression = size.node.expr
+    factor, symbol = expression.as_coeff_Mul()
+    known = axes.get(str(symbol))
+    if not symbol.is_Symbol or not factor.is_Integer or (known is not None and known.multiple != factor):
+        raise SourceError(f"input {name}: axis {index} is {expression}, which is not a size of its own")
+    if known is None:
         taken = {axis.name for axis in axes.values()}
         shown = "batch" if index == 0 and "batch" not in taken else f"{name}_{index}"
-        bounds = program.range_constraints[symbol]
-        low, high = int(bounds.lower), min(int(bounds.upper), _UNBOUNDED)
-        axes[str(symbol)] = Axis(shown, min(low, high), high)
-    return axes[str(symbol)].name
+        # The range of the root starts at 2 where torch has refused to trace a 1; that of the product is the user's.
+        product = program.range_constraints.get(expression)
+        bounds, unit = (program.range_constraints[symbol], int(factor)) if product is None else (product, 1)
+        low, high = unit * int(bounds.lower), unit * min(int(bounds.upper), _UNBOUNDED)
+        known = axes[str(symbol)] = Axis(shown, min(low, high), high, int(factor))
+    return known.name

@@ -21,10 +21,13 @@ def test_an_input_reads_back_as_it_is_written(
     assert parse_input(str(spec)) == spec
 
 
-@given(names, st.integers(0, 9), axis_names, st.integers(0, 99), st.integers(0, 99))
-def test_a_dynamic_axis_reads_back(name: str, index: int, axis: str, low: int, extra: int) -> None:
-    expected = Dynamic(name, index, Axis(axis, low, low + extra))
-    assert parse_dynamic(f"{name}:{index}={axis}:{low}..{low + extra}") == expected
+@given(names, st.integers(0, 9), axis_names, st.integers(0, 99), st.integers(0, 99), st.integers(1, 40))
+def test_a_dynamic_axis_reads_back_as_it_is_written(
+    name: str, index: int, axis: str, low: int, extra: int, multiple: int
+) -> None:
+    expected = Dynamic(name, index, Axis(axis, low, low + multiple + extra, multiple))
+    assert parse_dynamic(str(expected)) == expected
+    assert parse_dynamic(f"{name}:{index}={axis}:{low}..{low + multiple + extra}/{multiple}") == expected
 
 
 @given(st.text(max_size=30))
@@ -41,6 +44,8 @@ def test_the_documented_forms() -> None:
     assert parse_input("ids:int64[batch,seq]<30522").high == 30522
     assert parse_input("scale:float32[]").shape == ()
     assert parse_dynamic("x:0=batch").axis == Axis("batch")
+    assert parse_dynamic("x:2=height:1..300/32").axis == Axis("height", 32, 288, 32)
+    assert str(parse_dynamic("x:2=height:32..256/32")) == "x:2=height:32..256/32"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +65,16 @@ def test_a_bad_input_is_refused_with_its_reason(text: str, words: str) -> None:
         parse_input(text)
 
 
-@pytest.mark.parametrize(("text", "words"), [("x=batch", "not a dynamic axis"), ("x:0=b:9..3", "9..3 is not a range")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x=batch", "not a dynamic axis"),
+        ("x:0=b/32", "for multiples of 32 alone, x:2=height:32..256/32"),
+        ("x:0=b:9..3", "9..3 is not a range"),
+        ("x:0=b:33..63/32", "no multiple of 32 in 33..63"),
+        ("x:0=b:1..8/0", "cannot be multiples of 0"),
+    ],
+)
 def test_a_bad_dynamic_axis_is_refused_with_its_reason(text: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         parse_dynamic(text)
