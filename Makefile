@@ -11,7 +11,7 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRA),build,train,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRA),build,train,hf,dev]'
 	touch $@
 
 demo: install

@@ -116,6 +116,8 @@ def build(
     dynamic: Sequence[str] = (),
     init: Mapping[str, Any] | None = None,
     weights: str | Path | None = None,
+    example: str | Path | None = None,
+    task: str | None = None,
     target: str = "cpu",
     max_drop: float = 0.005,
     workload: bench.Workload = WORKLOAD,
@@ -137,7 +139,9 @@ def build(
     if target not in TARGETS:
         raise UsageError(f"build cannot measure for target {target!r} yet", hint=f"use {', '.join(TARGETS)}")
     found = (
-        resolve(source, inputs=inputs, dynamic=dynamic, init=init, weights=weights, seed=seed)
+        resolve(
+            source, inputs=inputs, dynamic=dynamic, init=init, weights=weights, seed=seed, example=example, task=task
+        )
         if isinstance(source, str)
         else from_module(source, None if samples is None else next(samples.feeds(batch=2)))
     )
@@ -152,7 +156,8 @@ def build(
         spec = {"source": source, "inputs": list(inputs), "dynamic": list(dynamic), "init": dict(init or {})}
         eager = None if found.module is None or not isinstance(source, str) else spec
         if eager is not None:
-            eager |= {"weights": str(weights)} if weights is not None else {}
+            given = {"weights": weights, "example": example, "task": task}
+            eager |= {name: str(value) for name, value in given.items() if value is not None}
         report = _measure(judged, eager, data, directory, workload, seed, progress)
         rows, choice = _choose(judged, report, eager is not None)
         progress.log(f"{found.name}: {choice}: {next(row.reason for row in rows if row.name == choice)}")

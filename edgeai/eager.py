@@ -12,8 +12,10 @@ import ml_dtypes
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from edgeai.errors import InputError, SourceError
+from edgeai.frames import user_line
 from edgeai.spec import Array, Feed, Signature
 
 
@@ -30,8 +32,9 @@ class EagerEngine:
     ) -> None:
         """`fast_path` lets nn.TransformerEncoder use its inference kernels: faster, but their answers at padded
         positions are others than what the module's own code gives. Raises SourceError if the module's `forward`
-        does not take the signature's inputs.
+        does not take the signature's inputs, or if it has parameters without values.
         """
+        _refuse_empty(module)
         self._call = Call(module, signature.input_names)
         self._signature = signature
         self._training = evaluate(module)
@@ -59,7 +62,8 @@ class EagerEngine:
         except Exception as error:  # whatever a user's forward raises on a shape that it does not take
             shapes = ", ".join(f"{name} {tuple(array.shape)}" for name, array in feed.items())
             first = (str(error).strip().splitlines() or [""])[0]
-            raise InputError(f"the module refuses {shapes}: {type(error).__name__}: {first}") from error
+            where = user_line(error)
+            raise InputError(f"the module refuses {shapes}{where}: {type(error).__name__}: {first}") from error
         outputs = {name: to_array(tensor) for name, tensor in flatten(answer).items()}
         if not self._signature.outputs:
             return outputs
@@ -91,6 +95,16 @@ def _fast_path(enabled: bool) -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _refuse_empty(module: nn.Module) -> None:
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if is_lazy(tensor):
+            hint = "run the module once on example inputs, then export it"
+            raise SourceError(f"{type(module).__name__}: {name} has no shape yet (a lazy module)", hint=hint)
+        if tensor.is_meta:
+            hint = "load the weights, or make the module on the cpu"
+            raise SourceError(f"{type(module).__name__}: {name} is on the meta device: it has no values", hint=hint)
 
 
 class Call:
@@ -141,8 +155,13 @@ def restore(training: Mapping[nn.Module, bool]) -> None:
 
 
 def flatten(answer: Any) -> dict[str, Tensor]:
-    """The tensors of a module's answer under stable names. Raises SourceError for anything else but None."""
+    """The tensors of a module's answer under stable names.
+
+    Raises SourceError if there is none, or for anything else but None.
+    """
     found = dict(_leaves(answer, ()))
+    if not found:
+        raise SourceError(f"the module returns no tensor but {answer!r:.40}", hint="an ONNX output is a tensor")
     return {name or "output": tensor for name, tensor in found.items()}
 
 
@@ -164,7 +183,10 @@ def _leaves(answer: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
         return
     else:
         where = ".".join(path) or "its answer"
-        raise SourceError(f"the module returns a {type(answer).__name__} as {where}", hint="an ONNX output is a tensor")
+        kind = f"{type(answer).__name__} ({answer!r:.40})"
+        raise SourceError(
+            f"the module returns {kind} as {where}, not a tensor", hint="return torch.tensor(...) or drop it"
+        )
     for name, value in children:
         yield from _leaves(value, (*path, name))
 
@@ -177,7 +199,12 @@ def to_tensor(array: Array) -> Tensor:
 
 
 def to_array(tensor: Tensor) -> Array:
-    """The values as a numpy array of the same dtype; bfloat16 through ml_dtypes, which numpy lacks."""
+    """The values as a numpy array of the same dtype; bfloat16 through ml_dtypes, which numpy lacks.
+
+    Raises SourceError for a tensor without values.
+    """
+    if tensor.is_meta:
+        raise SourceError("a tensor on the meta device has no values", hint="make it on the cpu")
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype is torch.bfloat16:
         array: Array = tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)

@@ -1,4 +1,4 @@
-"""Which other files an ONNX file refers to, read without the onnx package.
+"""Which other files an ONNX file refers to, and its metadata, read without the onnx package.
 
 Follows the protobuf wire format (protobuf.dev, "Encoding") through the few messages of onnx.proto that can hold a
 tensor, and skips all the rest, weights included.
@@ -26,6 +26,7 @@ _MESSAGES: Mapping[str, Mapping[int, str]] = {
     "Tensor": {13: "Entry"},
     "Entry": {},
 }
+_METADATA = 14  # Model.metadata_props
 _DEEPEST = 100  # protobuf's own limit
 _LENGTH_DELIMITED = 2
 _FIXED_BYTES = {1: 8, 5: 4}
@@ -72,6 +73,23 @@ def refuse_outside(path: str | Path) -> tuple[str, ...]:
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             raise UnsafePathError(f"{path}: refers to {name!r}, which is not a plain file of its own")
     return names
+
+
+def metadata(path: str | Path) -> dict[str, str]:
+    """The model's metadata; empty where there is none and for what is not an `.onnx` file.
+
+    Whoever opens the model says what is wrong with it.
+    """
+    try:
+        with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            found = {}
+            for field, begin, end in _fields(data, 0, len(data)):
+                if field == _METADATA:
+                    entry = {number: data[start:stop].decode() for number, start, stop in _fields(data, begin, end)}
+                    found[entry.get(1, "")] = entry.get(2, "")
+            return found
+    except (OSError, ValueError):
+        return {}
 
 
 def _locations(data: mmap.mmap, start: int, end: int, message: str, depth: int) -> Iterator[str]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 
-from edgeai.artifact import Artifact, Step
+from edgeai.artifact import LINEAGE_KEY, Artifact, Step
 from edgeai.errors import ModelFormatError
 from edgeai.external import refuse_outside
 from edgeai.machine import versions
 from edgeai.ort import onnxruntime
 from edgeai.spec import Axis, Signature, TensorSpec
-from edgeai.storage import atomic_file, refuse_existing, sha256
+from edgeai.storage import atomic_files, sha256
 
 # A protobuf message ends at 2 GiB; what is written beside the weights needs room too.
 EXTERNAL_DATA_ABOVE_BYTES = 1_500_000_000
@@ -73,54 +77,58 @@ def step(tool: str, options: dict[str, object], parent: Artifact | None = None) 
     return Step(tool, options, versions(), sha256(parent.path) if parent is not None else "")
 
 
-def save(
-    model: ir.Model,
-    artifact: Artifact,
-    *,
-    overwrite: bool = False,
-    external_above_bytes: int = EXTERNAL_DATA_ABOVE_BYTES,
-) -> Artifact:
-    """Stamp `artifact`'s lineage and signature into `model` and write it to `artifact.path`, whole or not at all.
+@contextlib.contextmanager
+def draft(
+    model: ir.Model, artifact: Artifact, *, overwrite: bool = False, external_above_bytes: int | None = None
+) -> Iterator[Artifact]:
+    """Write `model` aside, where ONNX Runtime has opened it, and yield the artifact as it stands there.
 
-    Weights go to one file beside it when they are too large for protobuf; that file is named by its content,
-    so that an interrupted overwrite never pairs an old graph with new weights. The file is opened by ONNX Runtime
-    before it gets its name. Raises ModelFormatError if ONNX Runtime refuses it.
+    When the block ends it gets its name, `artifact.path`; when the block raises it vanishes. `artifact`'s signature
+    and lineage are stamped into it; one without a lineage waits for `stamp`. Weights too large for protobuf go to
+    one file beside it, named by its content, so that an interrupted overwrite never pairs an old graph with new
+    weights. Raises ModelFormatError if ONNX Runtime refuses the model, ExistsError.
     """
     path = artifact.path
-    refuse_existing(path, overwrite)
-    model.metadata_props.update(artifact.metadata())
+    limit = EXTERNAL_DATA_ABOVE_BYTES if external_above_bytes is None else external_above_bytes
     weights = [v.const_value for graph in model.graphs() for v in graph.initializers.values() if v.const_value]
-    external = sum(tensor.nbytes for tensor in weights) > external_above_bytes
-    with atomic_file(path, overwrite=overwrite) as temporary:
-        if external:
-            _save_with_data(model, temporary, path)
+    stamps = artifact.metadata()
+    model.metadata_props.pop(LINEAGE_KEY, None)
+    model.metadata_props.update(stamps if artifact.lineage else {k: v for k, v in stamps.items() if k != LINEAGE_KEY})
+    with atomic_files(path, overwrite=overwrite) as directory:
+        written = directory / path.name
+        if sum(tensor.nbytes for tensor in weights) > limit:
+            _save_with_data(model, written)
         else:
-            ir.save(_internal(model), temporary, format="protobuf")
-            check(temporary, shown_as=path)
-    return artifact
+            ir.external_data.load_to_model(model)
+            ir.save(model, written, format="protobuf")
+        check(written, shown_as=path)
+        yield dataclasses.replace(artifact, path=written)
 
 
-def _save_with_data(model: ir.Model, temporary: Path, path: Path) -> None:
-    data = temporary.with_name(temporary.name + ".data")
-    try:
-        ir.save(model, temporary, format="protobuf", external_data=data.name)
-        final = path.with_name(f"{path.stem}-{sha256(data)[:16]}.data")
-        _point_to(temporary, data.name, final.name)
-        known = final.exists()
-        os.replace(data, final)
-        try:
-            check(temporary, shown_as=path)
-        except ModelFormatError:
-            if not known:
-                final.unlink()
-            raise
-    finally:
-        data.unlink(missing_ok=True)
+def stamp(path: Path, artifact: Artifact) -> None:
+    """Add `artifact`'s lineage to a draft that has none, without writing its weights again.
+
+    Concatenated protobuf messages are one message whose repeated fields are joined (protobuf.dev, "Encoding").
+    """
+    entry = onnx.StringStringEntryProto(key=LINEAGE_KEY, value=artifact.metadata()[LINEAGE_KEY])
+    with open(path, "ab") as stream:
+        stream.write(onnx.ModelProto(metadata_props=[entry]).SerializeToString())
 
 
-def _internal(model: ir.Model) -> ir.Model:
-    ir.external_data.load_to_model(model)
-    return model
+def save(
+    model: ir.Model, artifact: Artifact, *, overwrite: bool = False, external_above_bytes: int | None = None
+) -> Artifact:
+    """Stamp `artifact` into `model` and write it to `artifact.path`, whole or not at all: see `draft`."""
+    with draft(model, artifact, overwrite=overwrite, external_above_bytes=external_above_bytes):
+        return artifact
+
+
+def _save_with_data(model: ir.Model, path: Path) -> None:
+    data = path.with_name("weights")
+    ir.save(model, path, format="protobuf", external_data=data.name)
+    final = f"{path.stem}-{sha256(data)[:16]}.data"
+    os.replace(data, path.with_name(final))
+    _point_to(path, data.name, final)
 
 
 def _point_to(path: Path, old: str, new: str) -> None:
@@ -143,8 +151,10 @@ def check(path: Path, *, shown_as: Path | None = None) -> None:
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.disable_prepacking", "1")  # it copies every large weight
     try:
         ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     # onnxruntime's exceptions share no base below Exception, and bad bytes also surface as UnicodeDecodeError.
     except Exception as error:
-        raise ModelFormatError(f"{shown_as or path}: ONNX Runtime cannot open it: {error}") from error
+        text = str(error).replace(f"Load model from {path} failed:", "")
+        raise ModelFormatError(f"{shown_as or path}: ONNX Runtime cannot open it: {text}") from error

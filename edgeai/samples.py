@@ -58,13 +58,7 @@ class Samples:
     @classmethod
     def load(cls, path: str | Path) -> Samples:
         """Read an `.npz` of either form. Never unpickles. Raises DataError naming the file."""
-        try:
-            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-                arrays = {key: archive[key] for key in archive.files}
-        except FileNotFoundError:
-            raise DataError(f"{path}: no such file") from None
-        except (OSError, ValueError, EOFError, KeyError, TypeError, MemoryError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path}: not an .npz of samples ({error})") from error
+        arrays = load_arrays(path, "samples")
         labels = arrays.pop(LABELS, None)
         numbered = [key.rpartition("/") for key in arrays]
         try:
@@ -124,6 +118,17 @@ class Samples:
         """Raise DataError if any sample stands in both sets."""
         if shared := len(set(self.digests()) & set(other.digests())):
             raise DataError(f"{what}: {shared} samples stand in both sets", hint="scores on data seen before lie")
+
+
+def load_arrays(path: str | Path, what: str) -> dict[str, Array]:
+    """The arrays of an `.npz` by name. Never unpickles. Raises DataError naming the file and `what` it should hold."""
+    try:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, ValueError, EOFError, KeyError, TypeError, MemoryError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not an .npz of {what} ({error})") from error
 
 
 def digest(feed: Mapping[str, Array]) -> str:

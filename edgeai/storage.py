@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edgeai.errors import ExistsError, StorageError
@@ -45,7 +45,21 @@ def atomic_dir(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _aside(path: Path, overwrite: bool) -> Iterator[Path]:
+def atomic_files(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty directory beside `path`; on a clean exit its file of that name becomes `path`.
+
+    Whatever else was put into the directory moves beside `path` first, so that a reader of `path` finds it there.
+    """
+    with _aside(Path(path), overwrite, _place_files) as temporary:
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.iterdir():
+            with open(file, "rb") as stream:
+                os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def _aside(path: Path, overwrite: bool, place: Callable[[Path, Path], None] | None = None) -> Iterator[Path]:
     refuse_existing(path, overwrite)
     # The lock, not the process id, says whether a partial file's writer lives: ids are reused and namespaced.
     temporary = path.with_name(f"{path.name}{_MARK}{uuid.uuid4().hex[:12]}")
@@ -58,7 +72,7 @@ def _aside(path: Path, overwrite: bool) -> Iterator[Path]:
             try:
                 yield temporary
                 refuse_existing(path, overwrite)
-                _replace(temporary, path)
+                (place or _replace)(temporary, path)
             finally:
                 _remove(temporary)
                 lock.unlink(missing_ok=True)
@@ -74,7 +88,17 @@ def _replace(temporary: Path, path: Path) -> None:
         _remove(old)
     else:
         os.replace(temporary, path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+def _place_files(temporary: Path, path: Path) -> None:
+    for file in sorted(temporary.iterdir(), key=lambda file: file.name == path.name):
+        os.replace(file, path.with_name(file.name))
+    _sync(path.parent)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -59,9 +59,9 @@ def test_every_kind_of_answer_gets_stable_names(answer: Any, names: list[str]) -
 
 
 def test_what_is_no_tensor_is_refused_by_its_place() -> None:
-    with pytest.raises(SourceError, match="returns a float as scores.1"):
+    with pytest.raises(SourceError, match=r"returns float \(0.5\) as scores.1"):
         flatten({"scores": (ONE, 0.5)})
-    with pytest.raises(SourceError, match="returns a str as its answer"):
+    with pytest.raises(SourceError, match="returns str .* as its answer"):
         flatten("text")
 
 
@@ -118,7 +118,7 @@ def test_what_the_module_refuses_is_an_input_error_with_its_shape() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x.view(2, 6)
 
-    with pytest.raises(InputError, match=r"the module refuses x \(3, 3\): RuntimeError: shape"):
+    with pytest.raises(InputError, match=r"the module refuses x \(3, 3\) \(test_eager.py:\d+\): RuntimeError: shape"):
         EagerEngine(Picky(), SIGNATURE).run({"x": np.ones((3, 3), np.float32)})
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeai.errors import EdgeAIError, ModelFormatError, UnsafePathError
-from edgeai.external import external_files, refuse_outside
+from edgeai.external import external_files, metadata, refuse_outside
 
 
 def tensor(location: str | None, name: str = "w") -> TensorProto:
@@ -137,3 +137,14 @@ def test_no_bytes_give_a_traceback(tmp_path_factory: pytest.TempPathFactory, con
         refuse_outside(path)
     except EdgeAIError as error:
         assert isinstance(error, ModelFormatError | UnsafePathError)
+
+
+def test_metadata_is_read_without_the_graph(tmp_path: Path) -> None:
+    header = '<ir_version: 9, opset_import: ["": 20]>'
+    model = onnx.parser.parse_model(f"{header} g (float[2] x) => (float[2] y) {{ y = Relu(x) }}")
+    onnx.helper.set_model_props(model, {"author": "me", "größe": "µ"})
+    onnx.save(model, tmp_path / "m.onnx")
+    assert metadata(tmp_path / "m.onnx") == {"author": "me", "größe": "µ"}
+    (tmp_path / "broken.onnx").write_bytes((tmp_path / "m.onnx").read_bytes()[:-3])
+    assert metadata(tmp_path / "broken.onnx") == {}
+    assert metadata(tmp_path / "none.onnx") == {}

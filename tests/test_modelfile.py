@@ -1,5 +1,6 @@
 """Reading and writing ONNX: what is refused, what is stamped, and that large weights go beside the graph."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -63,6 +64,33 @@ def test_large_weights_go_to_one_file_named_by_its_content(tmp_path: Path) -> No
     before = answer(tmp_path / "m.onnx")
     modelfile.save(model(1), artifact(tmp_path / "m.onnx"), external_above_bytes=1000, overwrite=True)
     assert np.abs(answer(tmp_path / "m.onnx") - before).max() > 0.1
+
+
+@pytest.mark.parametrize("external_above_bytes", [None, 1000])
+def test_a_draft_gets_its_lineage_once_it_is_proven_and_its_name_last(
+    external_above_bytes: int | None, tmp_path: Path
+) -> None:
+    done = artifact(tmp_path / "m.onnx")
+    waiting = dataclasses.replace(done, lineage=())
+    with modelfile.draft(model(), waiting, external_above_bytes=external_above_bytes) as draft:
+        assert not (tmp_path / "m.onnx").exists()
+        assert modelfile.open_artifact(draft.path) == draft
+        assert answer(draft.path).shape == (2, 32)
+        modelfile.stamp(draft.path, done)
+    assert modelfile.open_artifact(tmp_path / "m.onnx") == done
+    keys = [entry.key for entry in onnx.load(tmp_path / "m.onnx", load_external_data=False).metadata_props]
+    assert sorted(keys) == ["edgeai.lineage", "edgeai.signature"]
+    onnx.checker.check_model(str(tmp_path / "m.onnx"))
+    assert answer(tmp_path / "m.onnx").shape == (2, 32)
+
+
+def test_a_draft_that_is_refused_leaves_what_was_there(tmp_path: Path) -> None:
+    modelfile.save(model(), artifact(tmp_path / "m.onnx"), external_above_bytes=1000)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    draft = modelfile.draft(model(1), artifact(tmp_path / "m.onnx"), overwrite=True, external_above_bytes=1000)
+    with pytest.raises(KeyError, match="refused"), draft:
+        raise KeyError("refused")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_external_weights_come_home_when_they_fit(tmp_path: Path) -> None:

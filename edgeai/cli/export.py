@@ -13,11 +13,14 @@ from edgeai.cli import options
 @click.argument("source")
 @options.output
 @options.inputs
+@options.example
 @options.dynamic
 @options.init
 @options.weights
 @options.samples
+@options.task
 @click.option("--opset", type=int, help="ONNX opset to write. [default: 20; 23 for decoders; an ONNX file's own]")
+@click.option("--target-ort", metavar="VERSION", help="Oldest ONNX Runtime that must open the file: 1.17.")
 @options.seed
 @options.overwrite
 @options.as_json
@@ -25,39 +28,54 @@ def command(
     source: str,
     out: Path,
     inputs: tuple[str, ...],
+    example: Path | None,
     dynamic: tuple[str, ...],
     init: str | None,
     weights: Path | None,
     samples: Path | None,
+    task: str | None,
     opset: int | None,
+    target_ort: str | None,
     seed: int,
     overwrite: bool,
     as_json: bool,
 ) -> None:
     """Write a PyTorch module as ONNX, proven equal on shapes and values that the trace never saw, or not at all.
 
-    SOURCE is a trained directory, a family (bert, bert:base), file.py:Class, pkg.mod:name, m.pt2, or an
-    ONNX file, which is checked and, with --opset, converted.
+    SOURCE is a trained directory, a family (bert, bert:base), file.py:Class, pkg.mod:name, hf:DIR_OR_ID, m.pt2,
+    or an ONNX file, which is checked and, with --opset, converted.
     """
+    from edgeai.bench.memory import peak_rss_bytes
     from edgeai.cli.console import RichProgress, print_json, print_table, to_json
     from edgeai.exporting import export, resolve
     from edgeai.samples import Samples
 
-    found = resolve(source, inputs=inputs, dynamic=dynamic, init=options.parse_init(init), weights=weights, seed=seed)
+    found = resolve(
+        source,
+        inputs=inputs,
+        dynamic=dynamic,
+        init=options.parse_init(init),
+        weights=weights,
+        seed=seed,
+        example=example,
+        task=task,
+    )
     artifact = export(
         found,
         Samples.load(samples) if samples else None,
         out=out,
         opset=opset,
+        target_ort=target_ort,
         seed=seed,
         overwrite=overwrite,
         progress=RichProgress(),
     )
     if as_json:
-        print_json(to_json(artifact))
+        print_json(to_json(artifact) | {"peak_memory_bytes": peak_rss_bytes()})
         return
     assert artifact.signature is not None
     rows = [("input", str(spec)) for spec in artifact.signature.inputs]
     rows += [("output", str(spec)) for spec in artifact.signature.outputs]
     rows += [(key, str(value)) for key, value in artifact.lineage[-1].options.items()]
+    rows.append(("peak memory", f"{peak_rss_bytes() / 1e9:.2f} GB"))
     print_table(("", str(out)), rows)

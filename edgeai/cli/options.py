@@ -45,8 +45,19 @@ inputs = click.option(
     metavar="SPEC",
     help="An input of the module: x:float32[batch,3,224,224] or ids:int64[batch,seq]<30522. Repeatable.",
 )
+example = click.option(
+    "--inputs", "example", type=PATH, metavar="NPZ", help="Example inputs: one array for each, by name."
+)
 dynamic = click.option(
-    "--dynamic", multiple=True, metavar="SPEC", help="An axis that may change: x:0=batch:1..64. Repeatable."
+    "--dynamic",
+    multiple=True,
+    metavar="SPEC",
+    help="An axis that may change: x:0=batch:1..64, x:2=height:32..256/32 for multiples of 32. Repeatable.",
+)
+task = click.option(
+    "--task",
+    type=click.Choice(["generate", "forward"]),
+    help="generate: one graph with a cache for a causal language model. [default: by the model]",
 )
 init = click.option("--init", metavar="JSON", help="""Arguments of the class or factory: '{"hidden": 64}'.""")
 weights = click.option("--weights", type=PATH, help="Weights to load: .safetensors, or a plain .pt state dict.")

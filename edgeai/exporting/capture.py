@@ -6,7 +6,7 @@ What cannot be proven is not written.
 from __future__ import annotations
 
 import dataclasses
-import tempfile
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,11 +18,13 @@ from edgeai.agreement import Agreement
 from edgeai.artifact import Artifact
 from edgeai.eager import EagerEngine
 from edgeai.errors import ExportError, ModelFormatError, UsageError, VerificationError
-from edgeai.exporting.conversion import convert
-from edgeai.exporting.decoder import DECODER_OPSET, with_empty_cache
+from edgeai.exporting.compatibility import Limits, limits
+from edgeai.exporting.conversion import convert, lower_ir
+from edgeai.exporting.decoder import DECODER_OPSET, DecoderGraph, with_empty_cache
+from edgeai.exporting.greedy import prove_greedy
 from edgeai.exporting.inputs import DynamicAxes
 from edgeai.exporting.sources import Source, from_module
-from edgeai.exporting.tracing import Trace, trace
+from edgeai.exporting.tracing import TORCH_EXPORT, TORCHSCRIPT, FinalError, trace
 from edgeai.probing import axis_names, probe_feeds
 from edgeai.progress import SILENT, Progress
 from edgeai.runtime.loading import load
@@ -42,6 +44,7 @@ def export(
     dynamic: DynamicAxes | None = None,
     output_names: Sequence[str] = (),
     opset: int | None = None,
+    target_ort: str | None = None,
     tolerance: Tolerance = EXACT,
     seed: int = 0,
     overwrite: bool = False,
@@ -52,12 +55,17 @@ def export(
     `samples` are real inputs to prove it on as well; for a bare module they (or one example feed by name, or a
     tuple in the order of `forward`) also say what the inputs are. `dynamic` names the axes that may change, as
     `{"x": {0: "batch"}}`; without it axis 0 is taken to be the batch, if that can be proven, and said.
-    `opset` defaults to 20, to 23 for decoders, and for an ONNX file to its own (see `conversion.convert`).
+    `opset` defaults to 20, to 23 for decoders, and for an ONNX file to its own (see `conversion.convert`), each
+    lowered to what `target_ort` opens, the oldest release of ONNX Runtime ("1.17") that the file is for.
+
+    Where torch.export fails, or its graph disagrees, the TorchScript exporter is tried, and that is said.
 
     Raises ExportError if the module cannot be captured, VerificationError naming output, index and both values if
-    the graph disagrees (`out` is then not written), SourceError if the inputs are not known, ExistsError.
+    the graph disagrees (`out` is then not written), SourceError if the inputs are not known, UsageError if
+    `target_ort` does not open `opset`, ExistsError.
     """
     out = Path(out)
+    target = limits(target_ort)
     refuse_existing(out, overwrite)
     source = _source(subject, samples, dynamic)
     if source.module is None:
@@ -66,85 +74,124 @@ def export(
             raise UsageError(f"{source.name} is ONNX: its outputs have names already")
         real = samples if isinstance(samples, Samples) else None
         return convert(
-            source.path, real, out=out, opset=opset, tolerance=tolerance, seed=seed, overwrite=overwrite,
-            progress=progress,
+            source.path, real, out=out, opset=opset, limits=target, tolerance=tolerance, seed=seed,
+            overwrite=overwrite, progress=progress,
         )  # fmt: skip
     source = _named(source, output_names)
     real = samples if isinstance(samples, Samples) else _one(source.example)
     if source.is_decoder and real is not None and set(real.rows) == {"input_ids"}:
         real = with_empty_cache(real, source.signature)
-    plan = _Plan(out, opset or (DECODER_OPSET if source.is_decoder else OPSET), tolerance, seed, overwrite)
-    if not source.assumed:
-        return _export(source, real, plan, progress)
-    progress.log("axis 0 of every input is taken to be the batch; declare dynamic axes to change that")
+    default = DECODER_OPSET if source.is_decoder else OPSET
+    plan = _Plan(out, target.opset_for(opset, default), target, tolerance, seed, overwrite)
+    if opset is None and plan.opset < default:
+        progress.log(f"opset {plan.opset} in place of {default}: {target.runtime} opens no newer one")
     try:
-        return _export(source, real, plan, progress)
+        return _with_batch(source, real, plan, progress) if source.assumed else _export(source, real, plan, progress)
     except (ExportError, VerificationError) as error:
-        progress.log(f"the batch cannot be dynamic ({error.message}): exporting with the sizes of the example")
-        return _export(_fixed(source), real, plan, progress)
+        kind = ExportError if isinstance(error, ExportError) else VerificationError
+        raise kind(f"{out} is not written: {error.message}", hint=error.hint) from error
 
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
     out: Path
     opset: int
+    target: Limits
     tolerance: Tolerance
     seed: int
     overwrite: bool
 
 
-def _export(source: Source, samples: Samples | None, plan: _Plan, progress: Progress) -> Artifact:
-    assert source.module is not None
-    progress.log(f"capturing {source.name} at opset {plan.opset}")
-    traced = trace(source.module, source.signature, trace_feed(source.signature, source.example), opset=plan.opset)
-    if traced.failure is not None:
-        progress.log(f"exported by way of TorchScript, because {traced.failure.message}")
-    written = modelfile.signature_of(traced.model)
-    signature = dataclasses.replace(source.signature, outputs=written.outputs)
-    unproven = Artifact(plan.out, (), signature)
-    with tempfile.TemporaryDirectory(prefix="edgeai-export-") as directory:
-        draft = _draft(traced, dataclasses.replace(unproven, path=Path(directory, "draft.onnx")), source)
-        agreement = _prove(source, draft, samples, plan, progress)
-    if traced.failure is not None and agreement.verdict != "verified":
-        text = f"{traced.failure.message}; the TorchScript exporter's graph is no better: {agreement.findings[0].text}"
-        raise ExportError(text, hint=traced.failure.hint)
-    agreement.require_verified(f"{plan.out} is not written: {source.name}")
-    progress.log(agreement.summary)
-    step = modelfile.step("export", _options(source, traced, plan, agreement))
-    return modelfile.save(traced.model, unproven.after(step, plan.out), overwrite=plan.overwrite)
-
-
-def _draft(traced: Trace, artifact: Artifact, source: Source) -> Artifact:
+def _with_batch(source: Source, samples: Samples | None, plan: _Plan, progress: Progress) -> Artifact:
+    progress.log("axis 0 of every input is taken to be the batch; declare dynamic axes to change that")
     try:
-        return modelfile.save(traced.model, artifact)
+        return _export(source, samples, plan, progress)
+    except (ExportError, VerificationError) as error:
+        progress.log(f"the batch cannot be dynamic ({error.message}): exporting with the sizes of the example")
+        return _export(_fixed(source), samples, plan, progress)
+
+
+class _UnanswerableError(VerificationError):
+    """The module itself gives nothing to compare, so no graph of it can be proven."""
+
+
+def _export(source: Source, samples: Samples | None, plan: _Plan, progress: Progress) -> Artifact:
+    """By way of torch.export; where that fails or is wrong, of TorchScript, unless the module's code has to change."""
+    progress.log(f"capturing {source.name} at opset {plan.opset}")
+    try:
+        return _by_way_of(TORCH_EXPORT, source, samples, plan, progress)
+    except (ExportError, VerificationError) as error:
+        if isinstance(error, FinalError | _UnanswerableError):
+            raise
+        first = error
+    progress.log(f"by way of TorchScript, because {first.message}")
+    try:
+        return _by_way_of(TORCHSCRIPT, source, samples, plan, progress, reason=first.message)
+    except (ExportError, VerificationError) as error:
+        raise type(first)(f"{first.message}; {error.message}", hint=first.hint or error.hint) from error
+
+
+def _by_way_of(
+    exporter: str, source: Source, samples: Samples | None, plan: _Plan, progress: Progress, *, reason: str = ""
+) -> Artifact:
+    """Capture, write aside, prove, and only then give the file its name. `reason` says why not torch.export."""
+    assert source.module is not None
+    feed = trace_feed(source.signature, source.example)
+    traced = trace(source.module, source.signature, feed, opset=plan.opset, exporter=exporter)
+    lower_ir(traced.model, plan.target)
+    signature = dataclasses.replace(source.signature, outputs=modelfile.signature_of(traced.model).outputs)
+    unproven = Artifact(plan.out, (), signature)
+    # Nothing here may differ from run to run or tell the author's file names: the same module gives the same bytes.
+    options: dict[str, object] = {"source": source.name, "exporter": exporter, "opset": plan.opset}
+    options |= {"ir_version": traced.model.ir_version} | (
+        {"reason": re.sub(r" \([^()]*:\d+\)", "", reason)} if reason else {}
+    )
+    try:
+        with modelfile.draft(traced.model, unproven, overwrite=plan.overwrite) as draft:
+            agreement = _prove(source, draft, samples, plan, progress)
+            if traced.unproven is not None and _leaves_out(agreement):
+                raise traced.unproven
+            _refuse_wrong(agreement, f"{source.name} by way of {exporter}", draft.path)
+            progress.log(agreement.summary)
+            options["verified"] = {"feeds": agreement.feeds, "axes": agreement.proven()}
+            if isinstance(source.module, DecoderGraph):
+                options["generated"] = _generate(source.module, draft.path, plan, progress)
+            artifact = unproven.after(modelfile.step("export", options), plan.out)
+            modelfile.stamp(draft.path, artifact)
+        return artifact
     except ModelFormatError as error:
-        why = error.message.removeprefix(f"{artifact.path}: ")
+        why = error.message.rpartition(f"{plan.out.name}: ")[2]  # a draft's directory has another name each time
         hint = "an operator has no kernel for this dtype; bfloat16 and float16 modules export best as float32"
-        raise ExportError(f"{source.name} is captured, but {why}", hint=hint) from error
+        raise ExportError(f"{source.name} is captured by {exporter}, but {why}", hint=hint) from error
 
 
 def _prove(source: Source, draft: Artifact, samples: Samples | None, plan: _Plan, progress: Progress) -> Agreement:
     assert source.module is not None and draft.signature is not None
-    with EagerEngine(source.module, source.signature) as reference:
-        candidate = load(draft.path, ep="cpu")
-        try:
-            return verify(
-                reference, candidate, samples, signature=draft.signature,
-                tolerance=plan.tolerance, seed=plan.seed, progress=progress,
-            )  # fmt: skip
-        finally:
-            candidate.close()
+    with EagerEngine(source.module, source.signature) as reference, load(draft.path, ep="cpu") as candidate:
+        return verify(
+            reference, candidate, samples, signature=draft.signature,
+            tolerance=plan.tolerance, seed=plan.seed, progress=progress,
+        )  # fmt: skip
 
 
-def _options(source: Source, traced: Trace, plan: _Plan, agreement: Agreement) -> dict[str, object]:
-    """What the lineage keeps: nothing that differs from run to run, for the same module gives the same bytes."""
-    options: dict[str, object] = {
-        "source": source.name,
-        "exporter": traced.exporter,
-        "opset": plan.opset,
-        "verified": {"feeds": agreement.feeds, "axes": agreement.proven()},
-    }
-    return options | ({"reason": traced.failure.message} if traced.failure is not None else {})
+def _generate(graph: DecoderGraph, draft: Path, plan: _Plan, progress: Progress) -> dict[str, object]:
+    with load(draft, ep="cpu") as engine:
+        found = prove_greedy(graph, engine, seed=plan.seed, progress=progress)
+    progress.log(found.summary)
+    return found.to_json()
+
+
+def _leaves_out(agreement: Agreement) -> bool:
+    """Does the module refuse a size that is declared?"""
+    return any(finding.text.startswith("not proven at") for finding in agreement.findings)
+
+
+def _refuse_wrong(agreement: Agreement, what: str, draft: Path) -> None:
+    try:
+        agreement.require_verified(what)
+    except VerificationError as error:
+        kind = _UnanswerableError if agreement.verdict == "unverified" else VerificationError
+        raise kind(error.message.replace(f"{draft}: ", ""), hint=error.hint) from error
 
 
 def trace_feed(signature: Signature, example: Feed) -> Feed:

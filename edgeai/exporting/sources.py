@@ -3,11 +3,13 @@
     DIR               a directory that `edgeai train` left
     bert, bert:base   a model family, with random weights
     file.py:Class     a class or a factory in a file; pkg.mod:name in an installed module
+    hf:DIR_OR_ID      a model of the transformers library
     m.pt2             an exported program (torch.export.save)
     m.onnx            an ONNX file, passed through
 
 A user's code tells its inputs by `example_inputs()` (a dict, or a tuple in the order of `forward`) and, if it
-likes, `dynamic_axes = {"x": {0: "batch"}}`, both on the class or beside it; or the caller declares them.
+likes, `dynamic_axes = {"x": {0: "batch"}}`, both on the class or beside it; or the caller declares them, or gives
+example inputs in a file.
 """
 
 from __future__ import annotations
@@ -27,16 +29,20 @@ from torch import Tensor, nn
 
 from edgeai import modelfile
 from edgeai.eager import Call, EagerEngine, to_array
-from edgeai.errors import InputError, MissingDependencyError, SourceError
+from edgeai.errors import MissingDependencyError, SourceError, UsageError
 from edgeai.exporting.decoder import DecoderGraph, decoder_signature
+from edgeai.exporting.huggingface import FORWARD, GENERATE, PREFIX, load_pretrained
 from edgeai.exporting.inputs import Dynamic, DynamicAxes, dynamics, make_dynamic, parse_dynamic, parse_signature
+from edgeai.exporting.outputs import outputs_of
 from edgeai.exporting.program import load_program
 from edgeai.exporting.user_code import build, load_code, load_weights, told
-from edgeai.probing import is_mask, probe_feeds, shape_plans
-from edgeai.spec import Array, Feed, Signature, TensorSpec
+from edgeai.probing import is_mask, probe_feeds
+from edgeai.samples import load_arrays
+from edgeai.spec import Array, Signature, TensorSpec
 
 BATCH = "batch"
-FORMS = "a trained directory, a family (bert), file.py:Class, pkg.mod:name, m.pt2 or m.onnx"
+IDS_DECLARED = "--input 'input_ids:int64[batch,sequence]<VOCABULARY' --dynamic input_ids:1=sequence:1..LONGEST"
+FORMS = "a trained directory, a family (bert), file.py:Class, pkg.mod:name, hf:DIR_OR_ID, m.pt2 or m.onnx"
 
 
 @dataclass(frozen=True)
@@ -72,32 +78,41 @@ def resolve(
     init: Mapping[str, Any] | None = None,
     weights: str | Path | None = None,
     seed: int = 0,
+    example: str | Path | None = None,
+    task: str | None = None,
 ) -> Source:
-    """Find what `source` names. `inputs` and `dynamic` are declarations as on the command line (see `inputs`).
+    """Find what `source` names. `inputs` and `dynamic` are declarations as on the command line (see `inputs`);
+    `example` is an `.npz` of one feed by input names; `task` is generate or forward (default: by the model).
 
     Raises SourceError if it is not there, is not a module, or does not tell its inputs; IntegrityError if
     `weights` do not fit; UsageError if a declaration does not parse or an option does not apply to this source.
     """
     path = Path(source)
     place, _, name = source.rpartition(":")
+    declared = {"inputs": inputs, "dynamic": dynamic, "example": example}
+    if task not in (None, FORWARD, GENERATE):
+        raise UsageError(f"there is no task {task}", hint=f"use {GENERATE} or {FORWARD}")
+    if source.startswith(PREFIX):
+        _refuse("a pretrained model", source, init=init, weights=weights)
+        return from_pretrained(source, inputs=inputs, dynamic=dynamic, example=example, task=task)
     if path.suffix == ".onnx":
-        _refuse("an ONNX file", source, inputs=inputs, dynamic=dynamic, init=init, weights=weights)
+        _refuse("an ONNX file", source, **declared, init=init, weights=weights, task=task)
         return Source(path.stem, None, _declared(path), path=path)
     if path.suffix == ".pt2":
-        _refuse("an exported program", source, inputs=inputs, dynamic=dynamic, init=init, weights=weights)
+        _refuse("an exported program", source, **declared, init=init, weights=weights, task=task)
         return from_program(path)
     if path.is_dir():
-        _refuse("a trained directory", source, inputs=inputs, dynamic=dynamic, init=init, weights=weights)
-        return from_training(path)
-    if place.endswith(".py"):
-        return from_code(source, inputs=inputs, dynamic=dynamic, init=init, weights=weights, seed=seed)
+        _refuse("a trained directory", source, **declared, init=init, weights=weights)
+        return _for_task(from_training(path), task)
     if path.suffix == ".py":
         raise SourceError(f"{source}: which class or factory?", hint=f"write {source}:Name")
-    if _is_family(place or name):
-        _refuse("a family", source, inputs=inputs, dynamic=dynamic, init=init)
-        return from_family(place or name, name if place else "reference", weights=weights, seed=seed)
-    if place and "/" not in place:
-        return from_code(source, inputs=inputs, dynamic=dynamic, init=init, weights=weights, seed=seed)
+    if not place.endswith(".py") and _is_family(place or name):
+        _refuse("a family", source, **declared, init=init)
+        return _for_task(from_family(place or name, name if place else "reference", weights=weights, seed=seed), task)
+    if place and (place.endswith(".py") or "/" not in place):
+        return from_code(
+            source, inputs=inputs, dynamic=dynamic, init=init, weights=weights, seed=seed, example=example, task=task
+        )
     raise SourceError(f"{source}: nothing of that name was found", hint=f"name {FORMS}")
 
 
@@ -108,10 +123,12 @@ def eager(
     dynamic: Sequence[str] = (),
     init: Mapping[str, Any] | None = None,
     weights: str | None = None,
+    example: str | None = None,
+    task: str | None = None,
     threads: int | None = None,
 ) -> EagerEngine:
     """The PyTorch engine of a source; all arguments are JSON, so that a benchmark worker can call it by name."""
-    found = resolve(source, inputs=inputs, dynamic=dynamic, init=init, weights=weights)
+    found = resolve(source, inputs=inputs, dynamic=dynamic, init=init, weights=weights, example=example, task=task)
     if found.module is None:
         raise SourceError(f"{source} is an ONNX file: PyTorch cannot run it", hint="load it with edgeai.load")
     return EagerEngine(found.module, found.signature, threads=threads, fast_path=True)
@@ -148,7 +165,7 @@ def from_module(
     if not feed:
         feed = probe_feeds(signature, count=1)[0].feed
     signature.check(feed)
-    signature = dataclasses.replace(signature, outputs=_outputs(module, signature, feed))
+    signature = dataclasses.replace(signature, outputs=outputs_of(module, signature, feed))
     return Source(name or type(module).__name__, module, signature, feed, assumed=assumed)
 
 
@@ -160,17 +177,54 @@ def from_code(
     init: Mapping[str, Any] | None = None,
     weights: str | Path | None = None,
     seed: int = 0,
+    example: str | Path | None = None,
+    task: str | None = None,
 ) -> Source:
-    """`file.py:name` or `pkg.mod:name`: the user's code runs with the user's rights."""
+    """`file.py:name` or `pkg.mod:name`: the user's code runs with the user's rights.
+
+    The task generate wants `forward(input_ids, attention_mask, past)` (see `decoder`) and `input_ids` declared.
+    """
     place, _, name = source.rpartition(":")
     code = load_code(place)
     module = build(code, name, init, seed=seed)
     if weights is not None:
         load_weights(module, weights)
+    if task == GENERATE:
+        if example is not None:
+            raise UsageError("example inputs do not say how long a text may be", hint=f"declare {IDS_DECLARED}")
+        return _generating(module, parse_signature(inputs, dynamic), name)
     if inputs:
-        return from_module(module, None, signature=parse_signature(inputs, dynamic), name=name)
+        given = load_arrays(example, "inputs") if example is not None else None
+        return from_module(module, given, signature=parse_signature(inputs, dynamic), name=name)
     declared: Any = [parse_dynamic(text) for text in dynamic] or told(module, code, "dynamic_axes")
-    return from_module(module, told(module, code, "example_inputs"), dynamic=declared, name=name)
+    given = load_arrays(example, "inputs") if example is not None else told(module, code, "example_inputs")
+    return from_module(module, given, dynamic=declared, name=name)
+
+
+def from_pretrained(
+    source: str,
+    *,
+    inputs: Sequence[str] = (),
+    dynamic: Sequence[str] = (),
+    example: str | Path | None = None,
+    task: str | None = None,
+) -> Source:
+    """`hf:DIR_OR_ID`. Inputs are known for text, images and sound; other kinds of models need them declared."""
+    found = load_pretrained(source, task=task)
+    declared = [parse_dynamic(text) for text in dynamic]
+    if inputs or example is not None:
+        if isinstance(found.module, DecoderGraph):
+            raise UsageError(f"{source} generates: its inputs are fixed", hint="use --task forward to declare others")
+        given = load_arrays(example, "inputs") if example is not None else None
+        signature = parse_signature(inputs, dynamic) if inputs else None
+        made = from_module(found.module, given, signature=signature, dynamic=declared or None, name=found.name)
+    elif found.signature is None:
+        kind = type(found.module).__name__
+        raise SourceError(f"{source}: what a {kind} takes is not known here", hint="declare it with --input")
+    else:
+        signature = make_dynamic(found.signature, declared)
+        made = from_module(found.module, None, signature=signature, name=found.name)
+    return dataclasses.replace(made, task=found.task, extras=found.extras)
 
 
 def from_family(name: str, preset: str, *, weights: str | Path | None = None, seed: int = 0) -> Source:
@@ -224,6 +278,23 @@ def _of_family(name: str, family: Any, config: Any, module: nn.Module) -> Source
     return Source(name, module, signature, feed, metric=family.metric)
 
 
+def _generating(module: nn.Module, declared: Signature, name: str) -> Source:
+    """A user's causal language model with a cache; vocabulary and longest text are those declared for `input_ids`."""
+    ids = next((spec for spec in declared.inputs if spec.name == "input_ids" and len(spec.shape) == 2), None)
+    if ids is None or ids.high is None or not isinstance(ids.shape[1], str):
+        raise UsageError("to generate, the ids and the longest text must be declared", hint=IDS_DECLARED)
+    signature = decoder_signature(module, vocabulary=ids.high, positions=declared.axis(ids.shape[1]).maximum)
+    return from_module(DecoderGraph(module), None, signature=signature, name=name)
+
+
+def _for_task(source: Source, task: str | None) -> Source:
+    if task == GENERATE and not source.is_decoder:
+        raise SourceError(f"{source.name} is no causal language model", hint="leave out --task")
+    if task == FORWARD and source.is_decoder:
+        raise SourceError(f"{source.name} is exported with its cache", hint="leave out --task")
+    return source
+
+
 def _feed(module: nn.Module, example: Any) -> dict[str, Array]:
     """Example inputs by name: a tuple is taken in the order of `forward`'s parameters."""
     if isinstance(example, Mapping):
@@ -258,36 +329,6 @@ def _assumed_batch(signature: Signature) -> list[Dynamic]:
     sizes = {spec.shape[0] for spec in tensors}
     shared = len(sizes) == 1 and 0 not in sizes
     return dynamics({spec.name: {0: BATCH} for spec in tensors}) if shared else []
-
-
-def _outputs(module: nn.Module, signature: Signature, example: Feed) -> tuple[TensorSpec, ...]:
-    """Names, dtypes and axes of the outputs, from two runs at different sizes."""
-    with EagerEngine(module, signature) as engine:
-        runs: list[tuple[Mapping[str, int], dict[str, Array]]] = [(_sizes(signature, example), engine.run(example))]
-        for probe in probe_feeds(signature)[-len(shape_plans(signature)) :]:
-            if len(runs) == 1 and all(probe.sizes[axis] != size for axis, size in runs[0][0].items()):
-                try:
-                    runs.append((probe.sizes, engine.run(probe.feed)))
-                except InputError:  # not a size that the module takes; the verification will say so
-                    continue
-    (sizes, first), (others, second) = runs[0], runs[-1]
-
-    def axis(name: str, index: int, size: int) -> int | str:
-        now = second[name].shape[index]
-        matching = [key for key, value in sizes.items() if value == size and others[key] == now]
-        return size if now == size else next(iter(matching), f"{name}_{index}")
-
-    return tuple(
-        TensorSpec(name, array.dtype.name, tuple(axis(name, i, size) for i, size in enumerate(array.shape)))
-        for name, array in first.items()
-    )
-
-
-def _sizes(signature: Signature, feed: Feed) -> dict[str, int]:
-    pairs = [
-        (axis, size) for spec in signature.inputs for axis, size in zip(spec.shape, feed[spec.name].shape, strict=True)
-    ]
-    return {axis: size for axis, size in pairs if isinstance(axis, str) and "+" not in axis}
 
 
 def _declared(path: Path) -> Signature:

@@ -1,14 +1,13 @@
-"""From a module to an ONNX graph in memory: torch.export first, the TorchScript exporter where that fails."""
+"""From a module to an ONNX graph in memory, by way of torch.export or of the TorchScript exporter."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
+import dataclasses
+import math
 import re
-import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,23 +16,28 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, NameFixPass
 from torch import Tensor, nn
-from torch.jit._trace import TracerWarning
+from torch.nn.modules import transformer
 
 from edgeai.eager import Call, evaluate, flatten, restore, to_tensor
 from edgeai.errors import ExportError
-from edgeai.exporting.user_code import is_users, user_line
-from edgeai.spec import Feed, Signature
+from edgeai.exporting import torchscript
+from edgeai.exporting.conversion import at_opset
+from edgeai.exporting.guards import fixing_of
+from edgeai.exporting.inputs import Dynamic
+from edgeai.exporting.silence import quiet
+from edgeai.frames import deepest, user_line
+from edgeai.spec import Axis, Feed, Signature
 
-_TORCHSCRIPT_OPSETS = range(7, 21)
+TORCH_EXPORT, TORCHSCRIPT = "torch.export", "TorchScript"
+_OPSETS = range(18, 26)  # what torch.export's converter writes itself; at 26 it leaves some models at 18
 
 
 @dataclass(frozen=True)
 class Trace:
-    """A graph, which exporter wrote it, and why torch.export could not (None if it did)."""
+    """A graph, and what torch.export could not prove of the module over the declared axes (None: all is proven)."""
 
     model: ir.Model
-    exporter: str
-    failure: ExportError | None = None
+    unproven: ExportError | None = None
 
 
 class _Flat(nn.Module):
@@ -48,55 +52,104 @@ class _Flat(nn.Module):
         return tuple(flatten(Call(self.module, self._names)(values)).values())
 
 
-def trace(module: nn.Module, signature: Signature, feed: Feed, *, opset: int) -> Trace:
+def trace(module: nn.Module, signature: Signature, feed: Feed, *, opset: int, exporter: str = TORCH_EXPORT) -> Trace:
     """Capture `module` in eval mode at `feed`, symbolic where `signature` says so; its modes are restored.
 
-    Raises ExportError: for branching on values it names the user's line; for an axis that the code fixes, the axis;
-    for an operator without an ONNX form, the operator.
+    An opset that `exporter` does not write is reached by ONNX's version converter. Raises ExportError: for an axis
+    that the code fixes it names the axis, for an operator without an ONNX form the operator; FinalError if the
+    module's code has to change.
     """
     flat = _Flat(module, signature.input_names)
     values = tuple(to_tensor(feed[name]) for name in signature.input_names)
     flags = evaluate(flat)
     try:
-        traced = Trace(_exported(flat, values, signature, opset), "torch.export")
-    except ExportError as error:
-        if isinstance(error, _FinalError) or opset not in _TORCHSCRIPT_OPSETS:
-            raise ExportError(error.message, hint=error.hint) from error
-        traced = Trace(_scripted(flat, values, signature, opset, error), "torchscript", error)
+        if exporter == TORCH_EXPORT:
+            traced = _exported(flat, values, signature, opset)
+        else:
+            traced = Trace(torchscript.script(flat, values, signature, opset))
     finally:
         restore(flags)
-    written = traced.model.opset_imports.get("", 0)
-    if written != opset:
-        raise ExportError(f"opset {opset} was asked for, but {written} was written", hint="ask for opset 18 or newer")
-    _clean(traced.model, signature)
-    return traced
+    model = at_opset(traced.model, opset, f"what {exporter} writes")
+    _clean(model, signature)
+    return dataclasses.replace(traced, model=model)
 
 
-class _FinalError(ExportError):
+class FinalError(ExportError):
     """The user's code has to change: another exporter would write a wrong graph."""
 
 
-def _exported(flat: _Flat, values: tuple[Tensor, ...], signature: Signature, opset: int) -> ir.Model:
-    with quiet():
-        try:
-            program = torch.export.export(flat, values, dynamic_shapes=(_dimensions(signature),), strict=False)
-        except Exception as error:  # torch.export lets through whatever tracing ran into
-            raise _explain(error, signature) from error
+def _exported(flat: _Flat, values: tuple[Tensor, ...], signature: Signature, opset: int) -> Trace:
+    with quiet(), _masks_as_they_are():
+        program, unproven = _program(flat, _enlarged(values, signature), signature)
+        _copy_where_contiguous(program)
         try:
             converted = torch.onnx.export(
-                program, dynamo=True, opset_version=opset, verbose=False,
+                program, dynamo=True, opset_version=min(max(opset, _OPSETS[0]), _OPSETS[-1]), verbose=False,
                 input_names=list(signature.input_names), output_names=list(signature.output_names),
             )  # fmt: skip
         except Exception as error:
-            raise _unconverted(error, program) from error
+            raise _unconverted(error) from error
     assert converted is not None
-    return converted.model
+    return Trace(converted.model, unproven)
+
+
+def _program(
+    flat: _Flat, values: tuple[Tensor, ...], signature: Signature
+) -> tuple[torch.export.ExportedProgram, ExportError | None]:
+    """The program, and the conditions on sizes that torch.export could not prove: it then left them unchecked.
+
+    Pooling with ceil_mode is such a case: its guard holds at every size, but not in torch's arithmetic.
+    """
+
+    def capture(deferred: bool = False) -> torch.export.ExportedProgram:
+        return torch.export.export(
+            flat, values, dynamic_shapes=(_dimensions(signature),), strict=False,
+            prefer_deferred_runtime_asserts_over_guards=deferred,
+        )  # fmt: skip
+
+    unproven = None
+    for deferred in (False, True):
+        try:
+            return capture(deferred), unproven
+        except Exception as error:  # torch.export lets through whatever tracing ran into
+            unproven = unproven or _explain(error, signature, capture)
+            if deferred or "Constraints violated" not in str(error):
+                raise unproven from error
+    raise AssertionError
+
+
+def _copy_where_contiguous(program: torch.export.ExportedProgram) -> None:
+    """What attention answers lies otherwise in memory once it is decomposed (T5), so `contiguous` must not be dropped
+    for a tensor that happens to be so before.
+    """
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.contiguous.default:
+            node.target, node.kwargs = torch.ops.aten.clone.default, {"memory_format": torch.contiguous_format}
+
+
+@contextlib.contextmanager
+def _masks_as_they_are() -> Iterator[None]:
+    """Keep torch.nn.Transformer from comparing its mask with a causal one, which is a branch on values.
+
+    The comparison only chooses between kernels that answer alike.
+    """
+    asked = transformer._detect_is_causal_mask
+
+    def told(mask: Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:
+        del mask, size
+        return is_causal is True
+
+    transformer._detect_is_causal_mask = told
+    try:
+        yield
+    finally:
+        transformer._detect_is_causal_mask = asked
 
 
 def _dimensions(signature: Signature) -> tuple[dict[int, Any], ...]:
     """One mapping an input: axis index -> torch Dim. A sum of axes is left for torch to derive."""
     dims = {
-        axis: torch.export.Dim(axis, min=signature.axis(axis).minimum, max=max(2, signature.axis(axis).maximum))
+        axis: _dimension(signature.axis(axis))
         for spec in signature.inputs
         for axis in spec.shape
         if isinstance(axis, str) and "+" not in axis
@@ -108,70 +161,88 @@ def _dimensions(signature: Signature) -> tuple[dict[int, Any], ...]:
     )
 
 
-def _explain(error: Exception, signature: Signature) -> ExportError:
+def _dimension(axis: Axis) -> Any:
+    multiple = axis.multiple
+    name = axis.name if multiple == 1 else f"_{axis.name}"
+    root = torch.export.Dim(name, min=axis.minimum // multiple, max=max(2, axis.maximum // multiple))
+    return root if multiple == 1 else multiple * root
+
+
+def _enlarged(values: Sequence[Tensor], signature: Signature) -> tuple[Tensor, ...]:
+    """`values` with every axis that stands at its multiple doubled: torch takes the 1 in 1 * 32 for a constant."""
+    found = []
+    for spec, value in zip(signature.inputs, values, strict=True):
+        for index, size in enumerate(spec.shape):
+            multiple = signature.axis(size).multiple if isinstance(size, str) else 1
+            if multiple > 1 and value.shape[index] == multiple:
+                value = torch.cat([value, value], dim=index)
+        found.append(value)
+    return tuple(found)
+
+
+def _explain(error: Exception, signature: Signature, capture: Callable[[], object]) -> ExportError:
     text, where = str(error), user_line(error)
     first = (text.strip().splitlines() or [""])[0]
     if "data-dependent" in text:
         found = re.search(r'File "([^"]+)", line (\d+)', text)
         where = where or (f" ({Path(found[1]).name}:{found[2]})" if found else "")
-        return _FinalError(
+        return FinalError(
             f"the module branches on the values of a tensor{where}, so one trace cannot stand for it",
             hint="write it with torch.where(condition, a, b), or decide it outside of forward",
         )
-    if baked := re.search(r"marked (\w+) as dynamic but your code specialized it to be a constant \((\d+)\)", text):
+    if baked := re.search(
+        r"marked (?:\d+\*_)?(\w+) as dynamic but your code specialized it to be a constant \((\d+)\)", text
+    ):
+        fixing = fixing_of(baked[1], capture, signature)
+        place = f" (axis {fixing.index} of input {fixing.input})" if fixing else ""
         return ExportError(
-            f"axis {baked[1]} is fixed to {baked[2]} by the module's code: it is baked in",
+            f"axis {baked[1]}{place} is fixed to {baked[2]} by the module's code{fixing.where if fixing else ''}: "
+            "it is baked in",
             hint="use tensor.shape in place of a number, or declare the axis as fixed",
         )
     if "Constraints violated" in text:
-        fixes = " ".join(line.strip() for line in text.splitlines() if " = " in line)
-        return _FinalError(f"the module does not take the declared axes as they are: {fixes or first}",
-                      hint="declare the range or the equality that the code needs")  # fmt: skip
-    del signature
+        suggested = text.rpartition("Suggested fixes:")[2] if "Suggested fixes:" in text else ""
+        fixes = ", ".join(line.strip() for line in suggested.splitlines() if " = " in line)
+        return FinalError(f"the module does not take the declared axes as they are: {fixes or first}",
+                      hint=_declaration(suggested, signature))  # fmt: skip
     return ExportError(f"torch.export cannot capture the module{where}: {type(error).__name__}: {first}")
 
 
-def _unconverted(error: Exception, program: torch.export.ExportedProgram) -> ExportError:
-    text = str(error)
-    if missing := re.search(r"OpOverload\(op='([\w.]+)'", text):
-        name = missing[1]
-        stacks = (node.meta.get("stack_trace") or "" for node in program.graph.nodes if name in str(node.target))
-        frames = re.findall(r'File "([^"]+)", line (\d+)', next(stacks, ""))
-        where = f" ({Path(frames[-1][0]).name}:{frames[-1][1]})" if frames else ""
-        return ExportError(f"operator {name}{where} has no ONNX form", hint="rewrite it with other operators")
+def _declaration(suggested: str, signature: Signature) -> str:
+    """What to declare where torch suggests `height = 8*_height`: the axis as a user writes it."""
+    declared = []
+    for name, multiple in re.findall(r"^\s*(\w+) = (\d+)\*_\1\s*$", suggested, re.MULTILINE):
+        axis = signature.axis(name)
+        step = math.lcm(int(multiple), axis.multiple)
+        high = max(axis.maximum, step) // step * step
+        needed = Axis(name, min(axis.minimum, high), high, step)
+        places = ((spec.name, spec.shape.index(name)) for spec in signature.inputs if name in spec.shape)
+        declared += [str(Dynamic(place, index, needed)) for place, index in places]
+    if declared:
+        return f"declare {' '.join(f'--dynamic {text}' for text in declared)}"
+    return "declare the range or the equality that the code needs"
+
+
+def _unconverted(error: Exception) -> ExportError:
+    if missing := re.search(r"OpOverload\(op='([\w.]+)'", str(error)):
+        text = f"operator {missing[1]}{_emitter(error)} has no ONNX form"
+        return ExportError(text, hint="rewrite it with other operators")
     cause = error.__cause__ or error
     first = (str(cause).strip().splitlines() or [""])[0]
-    return ExportError(f"torch.onnx cannot convert the module: {type(cause).__name__}: {first}")
+    return ExportError(f"torch.onnx cannot convert the module{_emitter(error)}: {type(cause).__name__}: {first}")
 
 
-def _scripted(
-    flat: _Flat, values: tuple[Tensor, ...], signature: Signature, opset: int, failure: ExportError
-) -> ir.Model:
-    axes = {
-        spec.name: {i: axis for i, axis in enumerate(spec.shape) if isinstance(axis, str)}
-        for spec in (*signature.inputs, *signature.outputs)
-    }
-    with quiet(), warnings.catch_warnings(record=True) as warned, tempfile.TemporaryDirectory() as directory:
-        warnings.simplefilter("always", TracerWarning)
-        path = Path(directory, "traced.onnx")
-        try:
-            torch.onnx.export(
-                flat, values, str(path), dynamo=False, opset_version=opset, dynamic_axes=axes,
-                input_names=list(signature.input_names), output_names=list(signature.output_names),
-            )  # fmt: skip
-        except Exception as error:
-            first = (str(error).strip().splitlines() or [""])[0]
-            text = f"the TorchScript exporter fails too: {type(error).__name__}: {first}"
-            raise ExportError(f"{failure.message}; {text}", hint=failure.hint) from error
-        # A tracer warning in a user's code is a branch or a number that was baked in: the very lie that this gate
-        # is for. In torch's own modules it is a check of the input.
-        tracer = [one for one in warned if issubclass(one.category, TracerWarning) and is_users(one.filename)]
-        if baked := [str(one.message) for one in tracer]:
-            text = f"the TorchScript exporter bakes in a value: {baked[0].split('. ')[0]}"
-            raise ExportError(f"{failure.message}; {text}", hint=failure.hint)
-        model = ir.load(path)
-        ir.external_data.load_to_model(model)
-        return model
+def _emitter(error: BaseException | None) -> str:
+    """` (model.py:12)`, the line of the node that failed: the exporter's error does not carry it, its frames do."""
+    while error is not None:
+        nodes = [frame.f_locals.get("node") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        for node in (node for node in nodes if isinstance(node, torch.fx.Node)):
+            stack = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+            if stack:
+                file, line = stack[-1]
+                return deepest((file, int(line)) for file, line in stack) or f" ({Path(file).name}:{line})"
+        error = error.__cause__
+    return ""
 
 
 def _clean(model: ir.Model, signature: Signature) -> None:
@@ -179,13 +250,14 @@ def _clean(model: ir.Model, signature: Signature) -> None:
     ClearMetadataAndDocStringPass()(model)
     model.metadata_props.clear()
     NameFixPass()(model)  # an output may be called like a value inside the graph
-    names: dict[str, str] = {}
+    names: dict[str, tuple[str, int]] = {}
     for value, spec in zip(model.graph.inputs, signature.inputs, strict=True):
         for found, declared in zip(value.shape or (), spec.shape, strict=True):
             if isinstance(declared, str) and isinstance(found, int):
                 raise ExportError(f"axis {declared} of input {spec.name} is fixed to {found}: it is baked in")
             if isinstance(found, ir.SymbolicDim) and isinstance(declared, str) and found.value and "+" not in declared:
-                names[found.value] = declared
+                multiple, _, symbol = found.value.rpartition("*")
+                names[symbol] = (declared, int(multiple or 1))
     for value, spec in zip(model.graph.inputs, signature.inputs, strict=True):
         value.shape = ir.Shape(spec.shape)
     for value in _values(model.graph):
@@ -204,28 +276,23 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
         yield from node.outputs
 
 
-def _renamed(size: int | ir.SymbolicDim, names: Mapping[str, str]) -> int | str | None:
+def _renamed(size: int | ir.SymbolicDim, names: Mapping[str, tuple[str, int]]) -> int | str | None:
+    """A size in the user's words: where `32*s0` is the height, `32*s0` is `height` and `8*s0` is `height//4`."""
     if isinstance(size, int):
         return size
     if size.value is None:
         return None
-    text = re.sub(r"[A-Za-z_]\w*", lambda match: names.get(match[0], match[0]), size.value)
+
+    def named(match: re.Match[str]) -> str:
+        name, multiple = names.get(match["symbol"], (match["symbol"], 1))
+        times, power = int(match["times"] or 1), match["power"] or ""
+        shared = 1 if power else math.gcd(times, multiple)
+        part = name if multiple == shared else f"({name}//{multiple // shared})"
+        return f"{times // shared}*{part}{power}" if times > shared else part + power
+
+    pattern = r"(?<!\w)(?:(?<!\*\*)(?P<times>\d+)\*)?(?P<symbol>[A-Za-z_]\w*)(?P<power>\*\*)?"
+    text = re.sub(pattern, named, size.value)
+    if whole := re.fullmatch(r"\((\w+//\d+)\)", text):
+        return whole[1]
     terms = sorted(term.strip() for term in text.split("+"))
     return "+".join(terms) if len(terms) > 1 else text
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what torch and its exporters say out of stdout, stderr, the log and the warnings."""
-    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        with contextlib.redirect_stderr(io.StringIO()):
-            for logger in loggers:
-                logger.setLevel(logging.CRITICAL)
-            try:
-                yield
-            finally:
-                for logger, level in zip(loggers, levels, strict=True):
-                    logger.setLevel(level)

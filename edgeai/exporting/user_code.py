@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import inspect
 import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeai.errors import IntegrityError, MissingDependencyError, SourceError
-
-_TOOLS = ("torch", "numpy", "onnx", "onnxscript", "onnx_ir", "safetensors")
+from edgeai.frames import user_line
 
 
 def load_code(place: str) -> ModuleType:
@@ -134,18 +132,3 @@ def _in_user_code(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise SourceError(f"{what}{user_line(error)} fails: {type(error).__name__}: {error}") from error
-
-
-def user_line(error: BaseException) -> str:
-    """` (model.py:12)`, the deepest frame that is the user's own; empty if there is none."""
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users(frame.filename)]
-    return f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
-
-
-def is_users(filename: str) -> bool:
-    """Is this code that a user wrote or chose, not Python, torch and its tools, or edgeai?"""
-    path = Path(filename)
-    packages = {"site-packages", "dist-packages"} & set(path.parts)
-    standard = Path(inspect.__file__).parent in path.parents and not packages
-    tools = packages and any(part in _TOOLS for part in path.parts)
-    return path.is_file() and not standard and not tools and Path(__file__).parents[1] not in path.parents

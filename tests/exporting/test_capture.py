@@ -1,14 +1,13 @@
 """Real exports of small modules, and the lies that must not get out."""
 
 import copy
-import sys
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 import torch
 from torch import Tensor, nn
@@ -38,14 +37,6 @@ class Log:
 
     def log(self, message: str) -> None:
         self.said.append(message)
-
-
-@pytest.fixture(autouse=True)
-def _tracer() -> Iterator[None]:
-    """The TorchScript tracer drops Python's trace function, and coverage with it."""
-    before = sys.gettrace()
-    yield
-    sys.settrace(before)
 
 
 class Net(nn.Module):
@@ -155,7 +146,9 @@ def test_an_assumed_batch_that_the_code_fixes_is_given_up_aloud(tmp_path: Path) 
 
 def test_a_declared_axis_that_the_code_fixes_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(
-        ExportError, match="axis batch is fixed to 4 .* baked in.*no better: axis batch is proven at 4 alone"
+        ExportError,
+        match=r"not written: axis batch \(axis 0 of input x\) is fixed to 4 .*\(test_capture.py:\d+\): it is baked in; "
+        ".*TorchScript is unverified: axis batch is proven at 4 alone",
     ):
         export(Reshaping(), {"x": torch.randn(4, 6)}, out=tmp_path / "m.onnx", dynamic={"x": {0: "batch"}})
     assert not list(tmp_path.iterdir())
@@ -222,25 +215,47 @@ class Scaled(nn.Module):
 def test_a_graph_that_lies_is_not_written_and_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "m.onnx"
     out.write_text("what was there before")
+    lie(monkeypatch, exporters=("torch.export", "TorchScript"))
+    with pytest.raises(VerificationError, match=r"output\[\d+, \d\] .* became .* beyond 0.001") as caught:
+        export(Scaled(), {"x": torch.randn(3, 4)}, out=out, dynamic={"x": {0: "batch"}}, overwrite=True)
+    assert out.read_text() == "what was there before" and len(list(tmp_path.iterdir())) == 1
+    first, second = str(caught.value).split("; ")
+    assert "Scaled by way of torch.export failed" in first and "Scaled by way of TorchScript failed" in second
+
+
+def lie(monkeypatch: pytest.MonkeyPatch, *, exporters: tuple[str, ...]) -> None:
     honest = capture.trace
 
-    def lying(module: nn.Module, *args: Any, **options: Any) -> Any:
-        traced = honest(module, *args, **options)
-        for value in traced.model.graph.initializers.values():
-            value.const_value = ir.tensor(np.array(2.1, np.float32), name=value.name)
+    def lying(*args: Any, exporter: str, **options: Any) -> Any:
+        traced = honest(*args, exporter=exporter, **options)
+        if exporter in exporters:
+            node = list(traced.model.graph)[-1]
+            node.replace_input_with(1, node.inputs[0])  # x + x, or x * x, in place of 2 * x
+            node.op_type = "Mul"
         return traced
 
     monkeypatch.setattr(capture, "trace", lying)
-    with pytest.raises(VerificationError, match=r"output\[\d+, \d\] .* became .* beyond 0.001"):
-        export(Scaled(), {"x": torch.randn(3, 4)}, out=out, dynamic={"x": {0: "batch"}}, overwrite=True)
-    assert out.read_text() == "what was there before" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_where_torch_exports_graph_is_wrong_torchscripts_is_proven_and_taken_aloud(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lie(monkeypatch, exporters=("torch.export",))
+    log = Log()
+    artifact = export(Scaled(), {"x": torch.randn(3, 4)}, out=tmp_path / "m.onnx", dynamic={}, progress=log)
+    options = artifact.lineage[0].options
+    assert options["exporter"] == "TorchScript"
+    assert "by way of torch.export failed verification: output[" in options["reason"]
+    assert str(tmp_path) not in options["reason"] and "partial" not in options["reason"]
+    assert any(line.startswith("by way of TorchScript, because Scaled by way of torch.export") for line in log.said)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
 def test_the_opset_asked_for_is_written_or_refused(tmp_path: Path) -> None:
     artifact = export(Scaled(), {"x": torch.randn(3, 4)}, out=tmp_path / "m.onnx", dynamic={}, opset=23)
     assert modelfile.load(artifact.path).opset_imports[""] == 23
-    with pytest.raises(ExportError, match="opset 13 was asked for, but 18 was written"):
-        export(Scaled(), {"x": torch.randn(3, 4)}, out=tmp_path / "n.onnx", dynamic={}, opset=13)
+    with pytest.raises(UsageError, match=r"opset 27 cannot be written for ONNX Runtime .*7 to 26 can be written"):
+        export(Scaled(), {"x": torch.randn(3, 4)}, out=tmp_path / "n.onnx", dynamic={}, opset=27)
 
 
 def test_outputs_can_be_named_and_samples_prove_it_too(tmp_path: Path) -> None:
@@ -261,15 +276,15 @@ def test_what_torch_export_cannot_capture_goes_through_torchscript_aloud(
     monkeypatch.setattr(torch.export, "export", failing)
     log = Log()
     artifact = export(Net(), inputs(), out=tmp_path / "m.onnx", opset=18, progress=log)
-    assert artifact.lineage[0].options["exporter"] == "torchscript"
+    assert artifact.lineage[0].options["exporter"] == "TorchScript"
     assert any("by way of TorchScript, because" in line and "an internal error of torch" in line for line in log.said)
     with pytest.raises(
         ExportError,
-        match="an internal error.*the TorchScript exporter bakes in a value: Converting a tensor to a Python float",
+        match=r"an internal error.*TorchScript exporter bakes in a value \(test_capture.py:\d+\): Converting a",
     ):
         export(Item(), {"x": torch.randn(3, 4)}, out=tmp_path / "n.onnx", dynamic={}, opset=18)
-    with pytest.raises(ExportError, match="an internal error of torch"):
-        export(Net(), inputs(), out=tmp_path / "n.onnx", opset=23)
+    artifact = export(Net(), inputs(), out=tmp_path / "n.onnx", opset=23)  # TorchScript itself ends at 20
+    assert modelfile.load(artifact.path).opset_imports[""] == 23
 
 
 class Recurrent(nn.Module):
@@ -286,7 +301,9 @@ def test_an_lstm_keeps_its_time_axis_by_way_of_torchscript(tmp_path: Path) -> No
     log = Log()
     axes = {"x": {0: "batch", 1: "time"}}
     artifact = export(Recurrent(), {"x": torch.randn(2, 7, 6)}, out=tmp_path / "m.onnx", dynamic=axes, progress=log)
-    assert any("by way of TorchScript, because axis time is fixed to 7" in line for line in log.said)
+    why = r"because axis time \(axis 1 of input x\) is fixed to 7 by the module's code \(test_capture.py:\d+\)"
+    assert any(re.search(f"by way of TorchScript, {why}", line) for line in log.said)
+    assert "test_capture" not in artifact.path.read_bytes().decode(errors="ignore")
     assert artifact.signature is not None and artifact.signature.outputs[0].shape == ("batch", "time", 10)
     assert artifact.lineage[0].options["verified"]["axes"] == {"batch": (1, 64), "time": (1, 64)}
 
@@ -320,7 +337,9 @@ class Brain(nn.Module):
 
 
 def test_a_graph_that_onnx_runtime_has_no_kernel_for_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="Brain is captured, but ONNX Runtime cannot open it.*export best as float32"):
+    with pytest.raises(
+        ExportError, match="Brain is captured by torch.export, but ONNX Runtime cannot open it.*export best as float32"
+    ):
         export(Brain(), {"x": torch.randn(2, 8)}, out=tmp_path / "m.onnx", dynamic={})
     assert not list(tmp_path.iterdir())
 
