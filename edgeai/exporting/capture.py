@@ -23,8 +23,9 @@ from edgeai.exporting.conversion import convert, lower_ir
 from edgeai.exporting.decoder import DECODER_OPSET, DecoderGraph, with_empty_cache
 from edgeai.exporting.greedy import prove_greedy
 from edgeai.exporting.inputs import DynamicAxes
+from edgeai.exporting.masked_rows import guard_masked_rows
 from edgeai.exporting.sources import Source, from_module
-from edgeai.exporting.tracing import TORCH_EXPORT, TORCHSCRIPT, FinalError, trace
+from edgeai.exporting.tracing import TORCH_EXPORT, TORCHSCRIPT, FinalError, Trace, trace
 from edgeai.probing import axis_names, probe_feeds
 from edgeai.progress import SILENT, Progress
 from edgeai.runtime.loading import load
@@ -147,22 +148,36 @@ def _by_way_of(
         {"reason": re.sub(r" \([^()]*:\d+\)", "", reason)} if reason else {}
     )
     try:
-        with modelfile.draft(traced.model, unproven, overwrite=plan.overwrite) as draft:
-            agreement = _prove(source, draft, samples, plan, progress)
-            if traced.unproven is not None and _leaves_out(agreement):
-                raise traced.unproven
-            _refuse_wrong(agreement, f"{source.name} by way of {exporter}", draft.path)
-            progress.log(agreement.summary)
-            options["verified"] = {"feeds": agreement.feeds, "axes": agreement.proven()}
-            if isinstance(source.module, DecoderGraph):
-                options["generated"] = _generate(source.module, draft.path, plan, progress)
-            artifact = unproven.after(modelfile.step("export", options), plan.out)
-            modelfile.stamp(draft.path, artifact)
-        return artifact
+        return _written(source, traced, unproven, options, samples, plan, progress)
     except ModelFormatError as error:
-        why = error.message.rpartition(f"{plan.out.name}: ")[2]  # a draft's directory has another name each time
+        why = error.message.removeprefix(f"{plan.out}: ")
         hint = "an operator has no kernel for this dtype; bfloat16 and float16 modules export best as float32"
         raise ExportError(f"{source.name} is captured by {exporter}, but {why}", hint=hint) from error
+    except VerificationError as error:
+        if isinstance(error, _UnanswerableError) or not guard_masked_rows(traced.model):
+            raise
+        progress.log(f"trying zeros for rows that attend to nothing, because {error.message}")
+        options["repaired"] = "rows that attend to nothing"
+        return _written(source, traced, unproven, options, samples, plan, progress)
+
+
+def _written(
+    source: Source, traced: Trace, unproven: Artifact, options: dict[str, object], samples: Samples | None,
+    plan: _Plan, progress: Progress,
+) -> Artifact:  # fmt: skip
+    """The draft, which becomes the file once it is proven."""
+    with modelfile.draft(traced.model, unproven, overwrite=plan.overwrite) as draft:
+        agreement = _prove(source, draft, samples, plan, progress)
+        if traced.unproven is not None and _leaves_out(agreement):
+            raise traced.unproven
+        _refuse_wrong(agreement, f"{source.name} by way of {options['exporter']}", draft.path)
+        progress.log(agreement.summary)
+        options["verified"] = {"feeds": agreement.feeds, "axes": agreement.proven()}
+        if isinstance(source.module, DecoderGraph):
+            options["generated"] = _generate(source.module, draft.path, plan, progress)
+        artifact = unproven.after(modelfile.step("export", options), plan.out)
+        modelfile.stamp(draft.path, artifact)
+    return artifact
 
 
 def _prove(source: Source, draft: Artifact, samples: Samples | None, plan: _Plan, progress: Progress) -> Agreement:

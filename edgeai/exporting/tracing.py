@@ -98,24 +98,28 @@ def _program(
 ) -> tuple[torch.export.ExportedProgram, ExportError | None]:
     """The program, and the conditions on sizes that torch.export could not prove: it then left them unchecked.
 
-    Pooling with ceil_mode is such a case: its guard holds at every size, but not in torch's arithmetic.
+    Pooling with ceil_mode is such a case: its guard holds at every size, but not in torch's arithmetic. Where running
+    the code makes a size a number (`int(x.shape[1])`), reading its bytecode (`strict`) may keep it a symbol.
     """
 
-    def capture(deferred: bool = False) -> torch.export.ExportedProgram:
+    def capture(*, deferred: bool = False, strict: bool = False) -> torch.export.ExportedProgram:
         return torch.export.export(
-            flat, values, dynamic_shapes=(_dimensions(signature),), strict=False,
+            flat, values, dynamic_shapes=(_dimensions(signature),), strict=strict,
             prefer_deferred_runtime_asserts_over_guards=deferred,
         )  # fmt: skip
 
-    unproven = None
-    for deferred in (False, True):
-        try:
-            return capture(deferred), unproven
-        except Exception as error:  # torch.export lets through whatever tracing ran into
-            unproven = unproven or _explain(error, signature, capture)
-            if deferred or "Constraints violated" not in str(error):
-                raise unproven from error
-    raise AssertionError
+    try:
+        return capture(), None
+    except Exception as error:  # torch.export lets through whatever tracing ran into
+        first, text = error, str(error)
+    unproven = _explain(first, signature, capture)
+    if "your code specialized it" in text:
+        with contextlib.suppress(Exception):  # whatever is wrong with this way, the first error is the one to tell
+            return capture(strict=True), None
+    if "Constraints violated" in text:
+        with contextlib.suppress(Exception):
+            return capture(deferred=True), unproven
+    raise unproven from first
 
 
 def _copy_where_contiguous(program: torch.export.ExportedProgram) -> None:
@@ -203,8 +207,11 @@ def _explain(error: Exception, signature: Signature, capture: Callable[[], objec
     if "Constraints violated" in text:
         suggested = text.rpartition("Suggested fixes:")[2] if "Suggested fixes:" in text else ""
         fixes = ", ".join(line.strip() for line in suggested.splitlines() if " = " in line)
-        return FinalError(f"the module does not take the declared axes as they are: {fixes or first}",
-                      hint=_declaration(suggested, signature))  # fmt: skip
+        # A number in place of an axis is torch.export's own doing (it unrolls recurrent layers); anything else is what
+        # the code takes, and no exporter can help.
+        kind = ExportError if re.search(r"^\s*\w+ = \d+\s*$", suggested, re.MULTILINE) else FinalError
+        return kind(f"the module does not take the declared axes as they are: {fixes or first}",
+                    hint=_declaration(suggested, signature))  # fmt: skip
     return ExportError(f"torch.export cannot capture the module{where}: {type(error).__name__}: {first}")
 
 

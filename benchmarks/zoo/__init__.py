@@ -1,0 +1,1 @@
+"""The zoo: real architectures at small sizes, with weights under which every branch matters."""
