@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,12 +13,16 @@ from edgeai.artifact import Step
 from edgeai.bundle import open_bundle
 from edgeai.errors import MissingDependencyError
 from edgeai.external import external_files
+from edgeai.runtime.made_for import MadeFor, made_for
 from edgeai.spec import Signature
 
 
 @dataclass(frozen=True)
 class Description:
-    """`operators` counts nodes by type; `weight_bytes` sums initializers by dtype (empty for a bundle)."""
+    """`operators` counts nodes by type; `weight_bytes` sums initializers by dtype (empty for a bundle).
+
+    `made_for` is None for a model that runs anywhere.
+    """
 
     path: Path
     kind: str
@@ -29,6 +34,7 @@ class Description:
     operators: Mapping[str, int] = field(default_factory=dict)
     weight_bytes: Mapping[str, int] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    made_for: MadeFor | None = None
 
 
 def inspect(path: str | Path) -> Description:
@@ -55,8 +61,10 @@ def _model(path: Path) -> Description:
         raise MissingDependencyError(
             f"reading {path} needs {error.name}", hint="pip install 'edgeai[build]'"
         ) from error
-    artifact = modelfile.open_artifact(path)
-    model = modelfile.load(path)
+    with warnings.catch_warnings():  # prepacked weights stand under keys that onnx_ir does not know
+        warnings.filterwarnings("ignore", "Ignoring unknown external data key", UserWarning)
+        artifact = modelfile.open_artifact(path)
+        model = modelfile.load(path)
     operators: Counter[str] = Counter()
     weights: Counter[str] = Counter()
     for graph in model.graphs():
@@ -75,4 +83,5 @@ def _model(path: Path) -> Description:
         ir_version=model.ir_version,
         operators=dict(operators.most_common()),
         weight_bytes=dict(weights.most_common()),
+        made_for=made_for(path),
     )

@@ -22,8 +22,15 @@ _REPORTED_FEATURES = _DOT_PRODUCT_FEATURES | {
     "fma",
     "f16c",
     "avx512f",
+    "avx512bw",
+    "avx512dq",
+    "avx512vl",
     "avx512_bf16",
+    "amx_tile",
     "asimd",
+    "asimdhp",
+    "bf16",
+    "sve",
 }
 _PACKAGES = ("edgeai", "numpy", "onnxruntime", "onnxruntime-gpu", "onnx", "onnx-ir", "onnxscript", "torch")
 

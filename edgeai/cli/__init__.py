@@ -29,6 +29,8 @@ COMMANDS = (
     "run",
     "generate",
     "inspect",
+    "lint",
+    "debug",
 )
 
 # The packages that a device does without, and the extra that brings each.

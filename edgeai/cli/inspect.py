@@ -30,6 +30,9 @@ def command(path: Path, as_json: bool) -> None:
     rows += [("opset", f"{domain} {version}") for domain, version in found.opsets.items()]
     rows += [("operator", f"{count:4} {name}") for name, count in found.operators.items()]
     rows += [("weights", f"{size / 1e6:.2f} MB {dtype}") for dtype, size in found.weight_bytes.items()]
+    if found.made_for is not None:
+        only = found.made_for
+        rows.append(("made for", f"ONNX Runtime {only.onnxruntime}, {only.provider}, {', '.join(only.features)}"))
     rows += [("file", name) for name in found.manifest.get("files", ())]
     if build := found.manifest.get("results", {}).get("build"):
         rows.append(("ships", f"{build['chosen']}, {build['verdict']}, on {build['provider']}"))

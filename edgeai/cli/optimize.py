@@ -7,28 +7,50 @@ from pathlib import Path
 import click
 
 from edgeai.cli import options
+from edgeai.errors import UsageError
 
 
 @click.command("optimize")
 @click.argument("model", type=options.PATH)
 @options.output
 @options.samples
+@click.option("--target", default="cpu", show_default=True, help="cpu, cuda, tensorrt, openvino or portable.")
+@click.option(
+    "--form", help="What to make of it: portable, mha, separate-qkv, packed-qkv, attention3d or gqa; else the target's."
+)
+@click.option(
+    "--target-specific",
+    is_flag=True,
+    help="Write it as it is for this CPU and this ONNX Runtime alone, with prepacked weights; refused elsewhere.",
+)
 @options.overwrite
 @options.as_json
-def command(model: Path, out: Path, samples: Path | None, overwrite: bool, as_json: bool) -> None:
+def command(
+    model: Path,
+    out: Path,
+    samples: Path | None,
+    target: str,
+    form: str | None,
+    target_specific: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
     """Rewrite the graph pass by pass; a pass that changes an answer is rolled back and named."""
     from edgeai.cli.console import RichProgress, print_json, print_table, to_json
-    from edgeai.graph import optimize
+    from edgeai.graph import optimize, specialize
     from edgeai.modelfile import open_artifact
     from edgeai.samples import Samples
 
-    artifact = optimize(
-        open_artifact(model),
-        out=out,
-        samples=Samples.load(samples) if samples else None,
-        overwrite=overwrite,
-        progress=RichProgress(),
-    )
+    if target_specific and (form or target != "cpu"):
+        raise UsageError("--target-specific rewrites nothing", hint="give it the model that --form has made")
+    given = Samples.load(samples) if samples else None
+    source, progress = open_artifact(model), RichProgress()
+    if target_specific:
+        artifact = specialize(source, out=out, samples=given, overwrite=overwrite, progress=progress)
+    else:
+        artifact = optimize(
+            source, out=out, form=form, target=target, samples=given, overwrite=overwrite, progress=progress
+        )
     step = artifact.lineage[-1]
     if as_json:
         print_json(to_json(step))

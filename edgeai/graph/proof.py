@@ -93,13 +93,25 @@ class Proof:
             # What a broken graph makes the serializer or ONNX Runtime raise is not one family.
             except Exception as error:
                 return f"the result is no valid model: {type(error).__name__}: {error}"
-            for (description, feed), answer in zip(self.feeds, self.answers, strict=True):
-                try:
-                    found = _difference(self.signature, self.floors, answer, run(feed))
-                except Exception as error:  # as above
-                    return f"at {description}: {error}"
-                if found:
-                    return f"at {description}: {found}"
+            return self._compared(run)
+
+    def objection_to(self, path: Path) -> str:
+        """Why the model at `path` does not answer as the original does; empty if it does."""
+        try:
+            run = _session(path)
+        except Exception as error:
+            return f"the result is no valid model: {type(error).__name__}: {error}"
+        return self._compared(run)
+
+    def _compared(self, run: Run) -> str:
+        for (description, feed), answer in zip(self.feeds, self.answers, strict=True):
+            try:
+                found = _difference(self.signature, self.floors, answer, run(feed))
+            # onnxruntime's exceptions share no base below Exception.
+            except Exception as error:
+                return f"at {description}: {error}"
+            if found:
+                return f"at {description}: {found}"
         return ""
 
 

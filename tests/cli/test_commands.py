@@ -48,8 +48,13 @@ def test_export_a_file_s_class(edgeai: Edgeai, tmp_path: Path) -> None:
     assert "frames:float32[batch,20,16]" in out
     assert "embedding:float32[batch,4]" in out
     assert "verified on" in edgeai.err
-    step = json.loads(edgeai("export", source, "-o", tmp_path / "n.onnx", "--json"))["lineage"][0]
-    assert step["tool"] == "export"
+    assert "peak memory" in out and "GB" in out
+    made = json.loads(edgeai("export", source, "-o", tmp_path / "n.onnx", "--json", "--target-ort", "1.16"))
+    assert made["lineage"][0]["tool"] == "export"
+    assert (made["lineage"][0]["options"]["opset"], made["lineage"][0]["options"]["ir_version"]) == (19, 9)
+    assert 50e6 < made["peak_memory_bytes"] < 50e9
+    assert b"peak" not in (tmp_path / "n.onnx").read_bytes()
+    assert "opset 19 in place of 20: ONNX Runtime 1.16 opens no newer one" in edgeai.err
 
 
 @pytest.mark.parametrize(
@@ -61,6 +66,8 @@ def test_export_a_file_s_class(edgeai: Edgeai, tmp_path: Path) -> None:
         ([f"{ROOT}/examples/own_model.py:TinyNet", "--init", "[]"], "--init must be a JSON object"),
         ([f"{ROOT}/examples/own_model.py:Missing"], "Missing"),
         (["mlp:tiny", "--input", "x:float32[2]"], "inputs cannot be given"),
+        (["mlp:tiny", "--target-ort", "1.17", "--opset", "21"], "the newest that it opens is opset 20"),
+        (["mlp:tiny", "--target-ort", "0.9"], "name a release from 1.0 to 1.32"),
     ],
 )
 def test_export_refuses(edgeai: Edgeai, tmp_path: Path, arguments: list[str], reason: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +21,84 @@ from edgeai.artifact import Artifact
 from edgeai.spec import Array, Axis, Signature, TensorSpec
 
 Write = Callable[..., Artifact]
+
+
+def attention_module(style: str, mask: str, packed: str) -> Any:
+    """One post-norm encoder layer: `style` sdpa or eager, `mask` none, row, full, added or causal.
+
+    `packed`: how query, key and value come out of one product (chunk or view), or "" for three.
+    """
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv = nn.Linear(16, 48) if packed else nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+            self.out, self.norm = nn.Linear(16, 16), nn.LayerNorm(16)
+            self.up, self.down = nn.Linear(16, 32), nn.Linear(32, 16)
+
+        def heads(self, x: Any) -> Any:
+            batch, length = x.shape[:2]
+            if packed == "view":
+                return self.qkv(x).view(batch, length, 3, 2, 8).permute(2, 0, 3, 1, 4).unbind(0)
+            parts = self.qkv(x).chunk(3, -1) if packed else [linear(x) for linear in self.qkv]
+            return [part.view(batch, length, 2, 8).transpose(1, 2) for part in parts]
+
+        def forward(self, x: Any, seen: Any = None) -> Any:
+            batch, length = x.shape[:2]
+            q, k, v = self.heads(x)
+            bias = None if seen is None else seen.bool()[:, None, None, :]
+            if mask == "full":
+                bias = bias.expand(batch, 1, length, length)
+            elif mask == "added":
+                bias = (1.0 - seen[:, None, None, :].float()) * torch.finfo(torch.float32).min
+            if style == "sdpa":
+                y = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=mask == "causal")
+            else:
+                scores = q @ k.transpose(-1, -2) / 8**0.5
+                if mask == "causal":
+                    later = torch.triu(torch.ones(length, length, dtype=torch.bool), 1)
+                    scores = scores.masked_fill(later, float("-inf"))
+                if bias is not None:
+                    scores = scores + bias if mask == "added" else scores.masked_fill(~bias, -1e9)
+                y = scores.softmax(-1) @ v
+            x = self.norm(x + self.out(y.transpose(1, 2).reshape(batch, length, 16)))
+            return x + self.down(functional.gelu(self.up(x)))
+
+    torch.manual_seed(0)
+    return Layer().eval()
+
+
+@pytest.fixture(scope="session")
+def attention(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Artifact]:
+    """attention(style, mask, packed, exporter, opset) -> the layer as torch.export or TorchScript writes it."""
+    import torch
+
+    directory = tmp_path_factory.mktemp("attention")
+
+    @functools.cache
+    def export(style: str, mask: str, packed: str, exporter: str, opset: int) -> Artifact:
+        path = directory / f"{style}-{mask}-{packed}-{exporter}-{opset}.onnx"
+        masked = mask in ("row", "full", "added")
+        example = (torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.int64))[: 1 + masked]
+        names = ["x", "seen"][: 1 + masked]
+        axes = {name: {0: "batch", 1: "length"} for name in names}
+        options: dict[str, Any] = {"opset_version": opset, "input_names": names, "output_names": ["y"]}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of its own deprecations
+            layer = attention_module(style, mask, packed)
+            if exporter == "torchscript":
+                torch.onnx.export(layer, example, str(path), dynamo=False, dynamic_axes=axes, **options)
+            else:
+                batch, length = torch.export.Dim("batch", min=1, max=8), torch.export.Dim("length", min=2, max=16)
+                shapes = tuple({0: batch, 1: length} for _ in names)
+                program = torch.onnx.export(layer, example, dynamic_shapes=shapes, verbose=False, **options)
+                program.save(str(path), external_data=False)
+        return modelfile.open_artifact(path)
+
+    return export
 
 
 @pytest.fixture

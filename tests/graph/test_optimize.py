@@ -13,7 +13,7 @@ import pytest
 from edgeai import modelfile
 from edgeai.artifact import Artifact
 from edgeai.errors import ExistsError, InputError, OptimizationError, UsageError
-from edgeai.graph import DEFAULT_PASSES, TARGETS, CleanUp, FuseAttention, optimize
+from edgeai.graph import DEFAULT_PASSES, TARGETS, CleanUp, optimize
 from edgeai.samples import Samples
 
 _MLP = "g (float[n, 8] x) => (float[n, 4] y) { h = MatMul(x, W) i = Identity(h) y = Relu(i) }"
@@ -141,9 +141,9 @@ def test_the_encoder_comes_out_smaller_equal_and_with_its_lineage(
 @pytest.mark.parametrize("target", ["portable", "tensorrt"])
 def test_contrib_operators_are_left_out_where_they_do_not_run(encoder: Artifact, tmp_path: Path, target: str) -> None:
     log = Log()
-    done = optimize(encoder, out=tmp_path / "o.onnx", target=target, progress=log)
-    assert done.lineage[-1].options["left_out"] == ["FuseAttention"]
-    assert log.lines == [f"FuseAttention left out: {target} does not run com.microsoft operators"]
+    done = optimize(encoder, out=tmp_path / "o.onnx", passes=DEFAULT_PASSES, target=target, progress=log)
+    assert done.lineage[-1].options["left_out"] == ["FuseGelu", "FuseAttention"]
+    assert f"FuseAttention left out: {target} does not run com.microsoft operators" in log.lines
     assert all(node.domain == "" for node in modelfile.load(done.path).graph)
 
 
@@ -226,8 +226,9 @@ def test_other_dtypes_are_compared_in_their_own_precision(
 
 def test_the_default_passes_are_one_ordered_tuple() -> None:
     names = [type(pass_).__name__ for pass_ in DEFAULT_PASSES]
-    assert names == ["CleanUp", "FoldBatchNorm", "FoldTransposedWeight", "FuseAttention", "CleanUp"]
-    assert FuseAttention.writes_contrib
+    folds = ["CleanUp", "FoldBatchNorm", "FoldTransposedWeight"]
+    assert names == [*folds, "FuseLayerNorm", "FuseGelu", "FuseGelu", "FuseAttention", "CleanUp"]
+    assert [getattr(pass_, "writes_contrib", False) for pass_ in DEFAULT_PASSES] == [False] * 5 + [True, True, False]
 
 
 def test_a_file_without_a_stamp_gets_its_signature_from_the_graph(write: Callable[..., Any], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The contract over every default pass and a set of graphs: valid, equal in numbers, idempotent."""
+"""The contract over every pass of every form and a set of graphs: valid, equal in numbers, idempotent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgeai.graph import DEFAULT_PASSES
+from edgeai.graph import FORMS
 
 _RANDOM = np.random.default_rng(7)
 
@@ -51,8 +51,11 @@ GRAPHS = {
 }
 
 
+PASSES = {type(pass_).__name__: pass_ for form in FORMS.values() for pass_ in form.passes}
+
+
 @pytest.mark.parametrize("graph", GRAPHS)
-@pytest.mark.parametrize("pass_", dict.fromkeys(DEFAULT_PASSES), ids=lambda pass_: type(pass_).__name__)
+@pytest.mark.parametrize("pass_", PASSES.values(), ids=PASSES.keys())
 def test_every_pass_keeps_the_contract(
     pass_: ir.passes.PassBase, graph: str, write: Callable[..., object], keeps_contract: Callable[..., object]
 ) -> None:

@@ -1,0 +1,80 @@
+"""Models that fit one kind of machine: prepacked weights are laid out for one CPU and one version of ONNX Runtime.
+
+Such a file says in its metadata what it was made for. Elsewhere it might not load, or answer wrongly: it is refused
+before ONNX Runtime sees it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from edgeai.errors import ModelFormatError
+from edgeai.external import metadata
+from edgeai.machine import machine
+from edgeai.ort import onnxruntime
+
+MADE_FOR_KEY = "edgeai.made_for"
+
+
+@dataclass(frozen=True)
+class MadeFor:
+    """What must be the same where the model runs. `provider` is edgeai's short name."""
+
+    onnxruntime: str
+    architecture: str
+    features: tuple[str, ...]
+    provider: str
+
+    @classmethod
+    def here(cls, provider: str) -> Self:
+        found = machine()
+        return cls(str(onnxruntime().__version__), found.architecture, found.features, provider)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Raises ValueError or TypeError for what `to_json` has not written."""
+        data = json.loads(text)
+        return cls(**{**data, "features": tuple(data["features"])})
+
+    def differences(self, here: MadeFor) -> list[str]:
+        """One phrase for everything that is not the same, this first."""
+        found = [
+            f"{name} {mine} (here {theirs})"
+            for name, mine, theirs in (
+                ("ONNX Runtime", self.onnxruntime, here.onnxruntime),
+                ("architecture", self.architecture, here.architecture),
+                ("execution provider", self.provider, here.provider),
+            )
+            if mine != theirs
+        ]
+        lacking = sorted(set(self.features) - set(here.features))
+        more = sorted(set(here.features) - set(self.features))
+        found += [f"a CPU with {', '.join(lacking)} (not here)"] if lacking else []
+        found += [f"a CPU without {', '.join(more)} (here with)"] if more else []
+        return found
+
+
+def made_for(path: str | Path) -> MadeFor | None:
+    """What the file says it was made for; None for one that runs anywhere. Raises ModelFormatError if unreadable."""
+    text = metadata(path).get(MADE_FOR_KEY)
+    try:
+        return None if text is None else MadeFor.from_json(text)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelFormatError(f"{path}: what it was made for is unreadable ({error})") from error
+
+
+def refuse_elsewhere(path: str | Path, provider: str) -> None:
+    """Raise ModelFormatError, naming what differs, if the file was made for another machine, version or provider."""
+    wanted = made_for(path)
+    if wanted is not None and (differences := wanted.differences(MadeFor.here(provider))):
+        raise ModelFormatError(
+            f"{path} was made for {', '.join(differences)}",
+            hint="make it again here from the portable model (edgeai optimize --target-specific), or load that one",
+        )
