@@ -19,9 +19,10 @@ from edgeai import bench, verification
 from edgeai.agreement import Agreement
 from edgeai.artifact import Artifact
 from edgeai.bundle import Golden, pack
+from edgeai.caching import with_empty_cache
 from edgeai.eager import EagerEngine
 from edgeai.errors import UsageError, VerificationError
-from edgeai.exporting import Source, export, from_module, resolve, with_empty_cache
+from edgeai.exporting import Source, export, from_module, resolve
 from edgeai.external import external_files
 from edgeai.machine import machine
 from edgeai.metrics import METRICS
@@ -168,7 +169,7 @@ def build(
 def _data(source: Source, given: Samples | None, seed: int) -> _Data:
     """Split what there is. Without any samples, generated inputs serve for everything but calibration."""
     if given is None and source.samples:
-        parts = {kind: _complete(source, Samples.load(path)) for kind, path in source.samples.items()}
+        parts = {kind: with_empty_cache(Samples.load(path), source.signature) for kind, path in source.samples.items()}
         data = _Data(parts["calibration"], parts["scoring"], parts["golden"], labelled=source.metric is not None)
         parts["calibration"].refuse_overlap(parts["scoring"], f"{source.name}: calibration and scoring")
         return data
@@ -177,7 +178,7 @@ def _data(source: Source, given: Samples | None, seed: int) -> _Data:
         feeds += [probe_feeds(source.signature, seed=seed + i, count=1)[0].feed for i in range(_GOLDEN)]
         made = Samples.from_feeds(feeds)
         return _Data(None, made, made, labelled=False)
-    given = _complete(source, given)
+    given = with_empty_cache(given, source.signature)
     if len(given) < 3:
         raise UsageError(f"{len(given)} samples cannot be split", hint="calibration, scoring and golden need one each")
     golden = min(_GOLDEN, len(given) // 3)
@@ -186,12 +187,6 @@ def _data(source: Source, given: Samples | None, seed: int) -> _Data:
     calibration.refuse_overlap(scoring, f"{source.name}: calibration and scoring")
     labelled = source.metric is not None and given.labels is not None
     return _Data(calibration, scoring, given.take(slice(0, golden)), labelled)
-
-
-def _complete(source: Source, samples: Samples) -> Samples:
-    if source.is_decoder and set(samples.rows) == {"input_ids"}:
-        return with_empty_cache(samples, source.signature)
-    return samples
 
 
 def _baseline(source: Source, data: _Data, directory: Path, seed: int, progress: Progress) -> Artifact:

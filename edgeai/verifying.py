@@ -11,6 +11,7 @@ from edgeai import verification
 from edgeai.agreement import Agreement
 from edgeai.artifact import Artifact
 from edgeai.bundle import is_bundle
+from edgeai.caching import with_empty_cache
 from edgeai.errors import UsageError
 from edgeai.metrics import METRICS
 from edgeai.progress import SILENT, Progress
@@ -55,7 +56,7 @@ def verify(
         return verification.verify(
             left,
             right,
-            samples,
+            None if samples is None else with_empty_cache(samples, right.signature),
             signature=right.signature,
             tolerance=tolerance,
             metric=None if metric is None else METRICS[metric],

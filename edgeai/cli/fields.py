@@ -20,7 +20,7 @@ def options_of(kinds: Mapping[str, type]) -> list[click.Option]:
     for kind_name, kind in kinds.items():
         hints = typing.get_type_hints(kind)
         for field in dataclasses.fields(kind):
-            owners.setdefault(field.name, {})[kind_name] = field.default
+            owners.setdefault(field.name, {})[kind_name] = field.metadata.get("unset", field.default)
             click_types[field.name] = _click_type(hints[field.name])
     options = []
     for name, defaults in owners.items():

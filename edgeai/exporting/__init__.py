@@ -1,7 +1,7 @@
 """From whatever a PyTorch user has to an ONNX file that is proven equal to it."""
 
 from edgeai.exporting.capture import OPSET, export
-from edgeai.exporting.decoder import DECODER_OPSET, DecoderGraph, decoder_signature, with_empty_cache
+from edgeai.exporting.decoder import DECODER_OPSET, DecoderGraph, decoder_signature
 from edgeai.exporting.inputs import Dynamic, make_dynamic, parse_dynamic, parse_input, parse_signature
 from edgeai.exporting.sources import Source, eager, from_module, reference_models, resolve
 
@@ -21,5 +21,4 @@ __all__ = [
     "parse_signature",
     "reference_models",
     "resolve",
-    "with_empty_cache",
 ]

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from edgeai import modelfile
 from edgeai.agreement import Agreement
 from edgeai.artifact import Artifact
+from edgeai.caching import with_empty_cache
 from edgeai.eager import EagerEngine
 from edgeai.errors import ExportError, ModelFormatError, UsageError, VerificationError
 from edgeai.exporting.compatibility import Limits, limits
 from edgeai.exporting.conversion import convert, lower_ir
-from edgeai.exporting.decoder import DECODER_OPSET, DecoderGraph, with_empty_cache
+from edgeai.exporting.decoder import DECODER_OPSET, DecoderGraph
 from edgeai.exporting.greedy import prove_greedy
 from edgeai.exporting.inputs import DynamicAxes
 from edgeai.exporting.masked_rows import guard_masked_rows
@@ -80,8 +81,7 @@ def export(
         )  # fmt: skip
     source = _named(source, output_names)
     real = samples if isinstance(samples, Samples) else _one(source.example)
-    if source.is_decoder and real is not None and set(real.rows) == {"input_ids"}:
-        real = with_empty_cache(real, source.signature)
+    real = None if real is None else with_empty_cache(real, source.signature)
     default = DECODER_OPSET if source.is_decoder else OPSET
     plan = _Plan(out, target.opset_for(opset, default), target, tolerance, seed, overwrite)
     if opset is None and plan.opset < default:

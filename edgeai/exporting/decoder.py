@@ -5,12 +5,10 @@ Letters in the shape comments: B batch, S new tokens, P cached tokens, T = P + S
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from edgeai.errors import SourceError
-from edgeai.samples import Samples
 from edgeai.spec import Axis, Signature, TensorSpec
 
 # From opset 23 the exporter writes scaled dot-product attention as ONNX's own Attention operator.
@@ -84,14 +82,3 @@ def _refusal(model: nn.Module) -> SourceError:
         f"{type(model).__name__} is not a causal language model that can be exported with a cache",
         hint="forward(input_ids, attention_mask, past) must return (logits, ((key, value), ...)), keys (B,H,T,D)",
     )
-
-
-def with_empty_cache(samples: Samples, signature: Signature) -> Samples:
-    """Rows of `input_ids` completed to what the graph takes: nothing masked, nothing cached."""
-    ids = samples.rows["input_ids"]
-    rows = {"attention_mask": np.ones(ids.shape, np.int64), **samples.rows}
-    for spec in signature.inputs:
-        if spec.name.startswith("past_key_values."):
-            shape = tuple({BATCH: len(ids), PAST: 0}[axis] if isinstance(axis, str) else axis for axis in spec.shape)
-            rows[spec.name] = np.zeros(shape, spec.dtype)
-    return Samples.from_rows(rows, samples.labels)

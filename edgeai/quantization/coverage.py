@@ -41,7 +41,8 @@ _QUANTIZED_MARKS = INTEGER_OPS | {
 }  # fmt: skip
 
 _INTEGERS = frozenset({ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4})
-_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
+_HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+_FLOATS = _HALVES | {ir.DataType.FLOAT, ir.DataType.DOUBLE}
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,15 @@ class Coverage:
     """`integer_weight_share`: of the weight elements that are multiplied with, the share multiplied as integers.
 
     Embedding tables that are only looked up multiply with nothing and do not count. `float_names` are the nodes that
-    still multiply with constant weights in floating point.
+    still multiply with constant weights in floating point. `half_weight_share` is the share whose weights are stored
+    as float16 or bfloat16, whatever the kernels make of them.
     """
 
     integer_nodes: int
     float_nodes: int
     integer_weight_share: float
     float_names: tuple[str, ...]
+    half_weight_share: float = 0.0
 
 
 def measure_coverage(path: Path) -> Coverage:
@@ -71,7 +74,7 @@ def measure_coverage(path: Path) -> Coverage:
 
 def count(model: ir.Model) -> Coverage:
     """Count integer and float multiplications with constant weights, in subgraphs too."""
-    integer_nodes, integer_elements, float_elements = 0, 0, 0
+    integer_nodes, integer_elements, float_elements, half_elements = 0, 0, 0, 0
     float_names: list[str] = []
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if node.op_type in INTEGER_OPS:
@@ -80,13 +83,15 @@ def count(model: ir.Model) -> Coverage:
         elif node.op_type in WEIGHTED_OPS:
             positions = [i for i in WEIGHTED_OPS[node.op_type] if i < len(node.inputs)]
             # A weight that is stored as integers but converted back before the product is multiplied in float.
-            elements = sum(_elements(_before_dequantize(node.inputs[i]), _INTEGERS | _FLOATS) for i in positions)
-            if elements:
+            stored = [_before_conversion(node.inputs[i]) for i in positions]
+            if elements := sum(_elements(value, _INTEGERS | _FLOATS) for value in stored):
                 float_names.append(node.name or str(node.outputs[0].name))
                 float_elements += elements
+                half_elements += sum(_elements(value, _HALVES) for value in stored)
     total = integer_elements + float_elements
     share = integer_elements / total if total else 0.0
-    return Coverage(integer_nodes, len(float_names), share, tuple(float_names))
+    half_share = half_elements / total if total else 0.0
+    return Coverage(integer_nodes, len(float_names), share, tuple(float_names), half_share)
 
 
 def quantized_marks(model: ir.Model) -> list[str]:
@@ -95,9 +100,13 @@ def quantized_marks(model: ir.Model) -> list[str]:
     return sorted({op_type for op_type in types if op_type in _QUANTIZED_MARKS})
 
 
-def _before_dequantize(value: ir.Value | None) -> ir.Value | None:
-    node = value.producer() if value is not None else None
-    return node.inputs[0] if node is not None and node.op_type == "DequantizeLinear" else value
+def _before_conversion(value: ir.Value | None) -> ir.Value | None:
+    """The constant as it is stored, where it is converted or transposed before the product."""
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type not in ("DequantizeLinear", "Cast", "Transpose"):
+            break
+        value = node.inputs[0]
+    return value
 
 
 def _elements(value: ir.Value | None, dtypes: frozenset[ir.DataType]) -> int:

@@ -2,7 +2,7 @@
 
 MatMul(x, W) -> DynamicQuantizeLinear(x), MatMulInteger, Cast, two Muls: the form that ONNX Runtime fuses into
 DynamicQuantizeMatMul or MatMulIntegerToFloat. Conv stays float (ConvInteger is an order of magnitude slower than
-the float kernel), and so do embeddings, whose rounding costs accuracy and saves no time.
+the float kernel). Embeddings become GatherBlockQuantized: a quarter of their size, and no time lost or saved.
 """
 
 from __future__ import annotations
@@ -14,10 +14,16 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from edgeai.quantization.block_writer import BlockWriter
+from edgeai.quantization.blocks import Grid, quantize_blocks
+from edgeai.quantization.layers import Matrix, find_matrices
 from edgeai.quantization.preparation import refuse_weightless, weighted_nodes
 from edgeai.quantization.recipe import Applied, Setting, resolved_reduce_range, without
+from edgeai.quantization.round_to_nearest import round_to_nearest
 from edgeai.quantization.weights import IntegerType, quantize_weight
 from edgeai.spec import Array
+
+_EMBEDDING = Grid(bits=8, block_size=128, symmetric=True)
 
 # The float weights go; a name that the file had already used for something else becomes unique.
 _TIDY = ir.passes.Sequential(common.RemoveUnusedNodesPass(), common.NameFixPass())
@@ -25,7 +31,10 @@ _TIDY = ir.passes.Sequential(common.RemoveUnusedNodesPass(), common.NameFixPass(
 
 @dataclass(frozen=True)
 class Int8Dynamic:
-    """`reduce_range=None` decides by the target's CPU; `exclude` names nodes that stay float."""
+    """`reduce_range=None` decides by the target's CPU; `embeddings`: look-up tables too, 128 columns to a scale.
+
+    `exclude` names nodes that stay float.
+    """
 
     name: ClassVar[str] = "int8-dynamic"
     minimum_opset: ClassVar[int] = 11
@@ -34,6 +43,7 @@ class Int8Dynamic:
     per_channel: bool = True
     weight_type: IntegerType = "int8"
     reduce_range: bool | None = None
+    embeddings: bool = True
     exclude: tuple[str, ...] = ()
 
     def apply(self, model: ir.Model, setting: Setting) -> Applied:
@@ -41,13 +51,26 @@ class Int8Dynamic:
         candidates = [node for node in weighted_nodes(model) if node.op_type != "Conv"]
         refuse_weightless(model, candidates, setting.source, "MatMul or Gemm")
         chosen = without(candidates, self.exclude, model)
+        tables = self._tables(model)
         writer = _Writer(self, reduce_range, model.graph)
         with setting.progress.task("quantize", len(chosen)) as advance:
             for node in chosen:
                 writer.rewrite(node)
                 advance()
+        if tables:
+            embedding_writer = BlockWriter(model.graph, setting.store)
+            for table in tables:
+                blocks, _ = quantize_blocks(table.read(), _EMBEDDING, round_to_nearest, name=str(table.source.name))
+                embedding_writer.write(table, blocks, _EMBEDDING)
         _TIDY(model)
         return Applied(model, {"reduce_range": reduce_range})
+
+    def _tables(self, model: ir.Model) -> list[Matrix]:
+        """The embeddings, without the products that a tied head makes with them: those have weights of their own."""
+        found = [Matrix(m.source, m.transposed, [], m.lookups) for m in find_matrices(model) if m.lookups]
+        for table in found:
+            table.lookups = without(table.lookups, self.exclude, model) if self.embeddings else []
+        return [t for t in found if t.lookups and _EMBEDDING.size_bytes(*t.shape) < 4 * t.shape[0] * t.shape[1]]
 
 
 class _Writer:

@@ -1,83 +1,202 @@
-"""The range of every tensor that a static recipe will quantize, in one pass over the samples.
+"""Run the model over the samples and see what its tensors hold, feed after feed.
 
-What is kept is two numbers a tensor: memory does not grow with the number of samples, and feeds may be ragged.
+What is kept is one histogram a tensor; of the activations themselves, those of one feed at most, and no more of them
+at a time than a budget allows: past it the tensors are observed in several passes.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import math
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from edgeai import modelfile
-from edgeai.artifact import Artifact
-from edgeai.errors import QuantizationError
+from edgeai.errors import DataError, QuantizationError
 from edgeai.progress import SILENT, Progress
+from edgeai.quantization.calibration import Calibration, kept, model_digest
 from edgeai.quantization.sessions import open_session
-from edgeai.samples import Samples
+from edgeai.quantization.statistics import Statistics
+from edgeai.samples import Samples, digest
 from edgeai.spec import Array, Feed, Signature
 
-
-@dataclass(frozen=True)
-class Range:
-    """The smallest and the largest value seen; `low > high` as long as nothing was."""
-
-    low: float = math.inf
-    high: float = -math.inf
-
-    def including(self, array: Array) -> Range:
-        """The range that covers `array` too. An empty array changes nothing; NaN stays NaN."""
-        if not array.size:
-            return self
-        return Range(float(np.minimum(self.low, array.min())), float(np.maximum(self.high, array.max())))
-
-    @property
-    def is_empty(self) -> bool:
-        return self.low > self.high
-
-    @property
-    def is_finite(self) -> bool:
-        return math.isfinite(self.low) and math.isfinite(self.high)
+# Of activations held at a time. A pass costs a run of the model, so fewer are better; this fits beside any model
+# that is worth calibrating.
+BUDGET_BYTES = 256 << 20
+_SAVE_EVERY_S = 30.0
 
 
 def observe(
     model: ir.Model,
-    names: Iterable[str],
+    watch: Mapping[str, int | None],
     signature: Signature,
     samples: Samples,
     *,
+    cache: Path | None = None,
+    budget_bytes: int = BUDGET_BYTES,
     progress: Progress = SILENT,
-) -> dict[str, Range]:
-    """Run `model` on all `samples`; name -> range of those among the tensors `names` that are float32.
+) -> Calibration:
+    """Run `model` on all `samples` and watch those of the tensors that are float32.
 
-    A tensor that never had an element gets the range 0..0. Raises InputError for samples that do not fit the signature,
-    QuantizationError where a tensor is NaN or the model does not run.
+    `watch` maps names to the axis whose channels are counted too, or to None. In the directory `cache` the result is
+    kept by the content of model and samples: what it holds already is not observed again, and an interrupted
+    observation continues. Without it nothing is written.
+
+    Raises InputError for samples that do not fit the signature, QuantizationError where a tensor is NaN or the model
+    does not run.
     """
-    inputs = {spec.name for spec in signature.inputs if spec.dtype == "float32"}
-    wanted = set(names)
-    with tempfile.TemporaryDirectory(prefix="edgeai-") as directory:
-        session = _session(model, wanted, Path(directory) / "observed.onnx")
-        computed = [o.name for o in session.get_outputs() if o.name in wanted and o.type == "tensor(float)"]
-        ranges = {name: Range() for name in (*computed, *sorted(wanted & inputs))}
-        with progress.task("calibrate", count_feeds(signature, samples)) as advance:
-            for index, feed in enumerate(calibration_feeds(signature, samples)):
-                for name, array in _observed(session, computed, feed).items():
-                    if name in ranges:
-                        ranges[name] = _include(ranges[name], name, array, index)
-                advance()
-    return {name: Range(0.0, 0.0) if found.is_empty else found for name, found in ranges.items()}
+    feeds = tuple(digest(feed) for feed in calibration_feeds(signature, samples))
+    path, calibration = _begin(model, feeds, cache)
+    tensors = calibration.tensors
+    for name, axis in watch.items():
+        if name in tensors and not _has_channels(tensors[name], axis):
+            del tensors[name]
+    known = calibration.others | {name for name, seen in tensors.items() if seen.feeds == len(feeds)}
+    if wanted := {name: axis for name, axis in watch.items() if name not in known}:
+
+        def save() -> None:
+            if path is not None:
+                calibration.save(path, overwrite=True)
+
+        _Observation(model, wanted, signature, samples, calibration, save, budget_bytes, progress).run()
+        save()
+    return dataclasses.replace(calibration, tensors={name: tensors[name] for name in watch if name in tensors})
+
+
+def _has_channels(seen: Statistics, axis: int | None) -> bool:
+    return axis is None or bool(seen.histogram.marks) or (seen.channels is not None and seen.channels.axis == axis)
+
+
+def _begin(model: ir.Model, feeds: tuple[str, ...], cache: Path | None) -> tuple[Path | None, Calibration]:
+    found = model_digest(model)
+    if cache is None:
+        return None, Calibration(found, feeds, {})
+    try:
+        return kept(cache, found, feeds)
+    except DataError as error:
+        raise QuantizationError(f"calibration cache: {error.message}", hint="remove that file") from error
+
+
+class _Observation:
+    """One call of `observe`: plans passes over the feeds, and makes them."""
+
+    def __init__(
+        self,
+        model: ir.Model,
+        watch: Mapping[str, int | None],
+        signature: Signature,
+        samples: Samples,
+        calibration: Calibration,
+        save: Callable[[], None],
+        budget_bytes: int,
+        progress: Progress,
+    ) -> None:
+        self._model, self._watch, self._signature, self._samples = model, watch, signature, samples
+        self._calibration, self._tensors = calibration, calibration.tensors
+        self._save, self._budget, self._progress = save, budget_bytes, progress
+        self._sizes: dict[str, int] = {}  # name -> bytes in the largest feed
+
+    def run(self) -> None:
+        inputs = {spec.name for spec in self._signature.inputs if spec.dtype == "float32"}
+        pending = self._by_progress()
+        while pending:
+            group = pending.pop(0)
+            gc.collect()  # graphs are cycles of references: the weights of those that nobody needs any more go now
+            with tempfile.TemporaryDirectory(prefix="edgeai-") as directory:
+                session = open_watching(self._model, set(group), Path(directory) / "observed.onnx")
+                computed = {o.name: o.shape for o in session.get_outputs() if o.type == "tensor(float)"}
+                self._calibration.others.update(name for name in group if name not in computed and name not in inputs)
+                group = [name for name in group if name in computed or name in inputs]
+                self._estimate({name: computed[name] for name in group if name in computed})
+                groups = self._groups(group)
+                if len(groups) == 1:
+                    groups = self._pass(session, group, [name for name in group if name in computed])
+                pending[:0] = groups
+            del session
+
+    def _by_progress(self) -> list[list[str]]:
+        """The tensors by how many feeds each has seen: an interruption leaves them at different places."""
+        found: dict[int, list[str]] = {}
+        for name in self._watch:
+            found.setdefault(self._seen(name), []).append(name)
+        return list(found.values())
+
+    def _seen(self, name: str) -> int:
+        return self._tensors[name].feeds if name in self._tensors else 0
+
+    def _groups(self, names: list[str]) -> list[list[str]]:
+        """Split `names` so that what each group holds in the largest feed fits the budget."""
+        groups: list[list[str]] = []
+        held = 0
+        for name in names:
+            size = self._sizes.get(name, 0)
+            if not groups or held + size > self._budget:
+                groups.append([])
+                held = 0
+            groups[-1].append(name)
+            held += size
+        return groups
+
+    def _estimate(self, shapes: Mapping[str, list[int | str | None]]) -> None:
+        """Bytes of each tensor from the axes that ONNX Runtime inferred; what it cannot tell is measured later."""
+        unknown = {name: shape for name, shape in shapes.items() if name not in self._sizes}
+        feeds = calibration_feeds(self._signature, self._samples) if unknown else iter(())
+        for axes in {tuple(sorted(_axes(self._signature, feed).items())) for feed in feeds}:
+            sizes = dict(axes)
+            for name, shape in unknown.items():
+                known = [d if isinstance(d, int) else sizes.get(str(d), 0) for d in shape]
+                self._sizes[name] = max(self._sizes.get(name, 0), 4 * math.prod(known))
+
+    def _pass(self, session: Any, group: list[str], computed: list[str]) -> list[list[str]]:
+        """Observe `group` over all feeds that it has not seen; groups to go on with, if it proves too large for one."""
+        skip, total = self._seen(group[0]), count_feeds(self._signature, self._samples)
+        consistent, saved = True, time.monotonic()
+        with self._progress.task("calibrate", total - skip) as advance:
+            try:
+                for index, feed in enumerate(calibration_feeds(self._signature, self._samples)):
+                    if index < skip:
+                        continue
+                    arrays = _observed(session, computed, feed)
+                    consistent = False
+                    for name in group:
+                        array = arrays.pop(name)
+                        if name in computed:  # an input is held anyway
+                            self._sizes[name] = max(self._sizes.get(name, 0), array.nbytes)
+                        self._observe(name, array, index)
+                    consistent = True
+                    advance()
+                    if time.monotonic() - saved > _SAVE_EVERY_S:
+                        self._save()
+                        saved = time.monotonic()
+                    if index + 1 < total and len(groups := self._groups(group)) > 1:
+                        return groups
+            except BaseException:
+                if consistent:  # stopped between two feeds
+                    self._save()
+                raise
+        return []
+
+    def _observe(self, name: str, array: Array, index: int) -> None:
+        axis = self._watch[name]
+        try:
+            self._tensors.setdefault(name, Statistics()).observe(array, axis)
+        except FloatingPointError as error:
+            raise QuantizationError(
+                f"calibration: tensor {name} is NaN in feed {index}, so it has no range",
+                hint="the model or that sample is broken in floating point already",
+            ) from error
 
 
 def calibration_feeds(signature: Signature, samples: Samples) -> Iterator[Feed]:
     """Every sample in a feed that the model takes: rows one by one, or as many as its batch axis is fixed to.
 
-    A last batch that is not full repeats its last row; a repeated row changes no minimum and no maximum.
+    A last batch that is not full repeats its last row, which then counts more than once.
     Raises InputError for a sample that does not fit the signature.
     """
     batch = _batch(signature)
@@ -99,15 +218,27 @@ def _batch(signature: Signature) -> int:
     return first if isinstance(first, int) else max(1, signature.axis(first).minimum)
 
 
-def _session(model: ir.Model, wanted: set[str], path: Path) -> Any:
+def _axes(signature: Signature, feed: Feed) -> dict[str, int]:
+    """The sizes of the symbolic axes in `feed`."""
+    pairs = (
+        (axis, size) for spec in signature.inputs for axis, size in zip(spec.shape, feed[spec.name].shape, strict=True)
+    )
+    return {axis: size for axis, size in pairs if isinstance(axis, str)}
+
+
+def open_watching(model: ir.Model, wanted: set[str], path: Path) -> Any:
+    """A session with the tensors `wanted` among its outputs, and `path` to keep it at while it lives.
+
+    The weights go to a file of their own beside it, which ONNX Runtime maps.
+    """
     observed = model.clone()
+    outputs = [value for node in observed.graph for value in node.outputs if value.name in wanted]
     present = {value.name for value in observed.graph.outputs}
-    for node in observed.graph:
-        for value in node.outputs:
-            if value.name in wanted and value.name not in present:
-                value.type = value.shape = None  # whatever the file says of it; ONNX Runtime infers both
-                observed.graph.outputs.append(value)
-    modelfile.save(observed, Artifact(path))
+    for value in outputs:
+        if value.name not in present:
+            value.type = value.shape = None  # whatever the file says of it; ONNX Runtime infers both
+            observed.graph.outputs.append(value)
+    ir.save(observed, path, format="protobuf", external_data="weights", size_threshold_bytes=1024)
     return open_session(path, level="basic")
 
 
@@ -118,13 +249,3 @@ def _observed(session: Any, computed: list[str], feed: Feed) -> dict[str, Array]
     except Exception as error:
         raise QuantizationError(f"calibration: the model does not run on the samples: {error}") from error
     return dict(feed) | dict(zip(computed, arrays, strict=True))
-
-
-def _include(found: Range, name: str, array: Array, index: int) -> Range:
-    found = found.including(array)
-    if math.isnan(found.low) or math.isnan(found.high):
-        raise QuantizationError(
-            f"calibration: tensor {name} is NaN in feed {index}, so it has no range",
-            hint="the model or that sample is broken in floating point already",
-        )
-    return found

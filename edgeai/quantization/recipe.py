@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import onnx_ir as ir
 
 from edgeai.errors import UsageError
 from edgeai.machine import Machine
 from edgeai.progress import Progress
 from edgeai.samples import Samples
-from edgeai.spec import Signature
+from edgeai.spec import Array, Signature
+
+
+class Store(Protocol):
+    """Where a recipe leaves the weights that it has made."""
+
+    def __call__(self, name: str, array: Array) -> ir.TensorProtocol:
+        """The tensor that holds `array` from now on; it need not be in memory."""
+
+
+def in_memory(name: str, array: Array) -> ir.TensorProtocol:
+    """The `Store` of models that fit there."""
+    return ir.Tensor(np.ascontiguousarray(array), name=name)
 
 
 @dataclass(frozen=True)
@@ -24,14 +37,19 @@ class Setting:
     samples: Samples | None
     target: Machine
     progress: Progress
+    store: Store = in_memory
 
 
 @dataclass(frozen=True)
 class Applied:
-    """The quantized model, and the choices that the recipe made by itself (they go into the lineage)."""
+    """The quantized model, and the choices that the recipe made by itself (they go into the lineage).
+
+    `shows` is what the result must have some of: nodes that multiply integers, or weights in half precision.
+    """
 
     model: ir.Model
     choices: Mapping[str, object]
+    shows: Literal["integers", "halves"] = "integers"
 
 
 class Recipe(Protocol):
@@ -39,15 +57,25 @@ class Recipe(Protocol):
 
     name: ClassVar[str]
     minimum_opset: ClassVar[int]
-    needs_samples: ClassVar[bool]
+
+    @property
+    def needs_samples(self) -> bool: ...
 
     def apply(self, model: ir.Model, setting: Setting) -> Applied:
         """Quantize a prepared model, which is the recipe's to change. Raises QuantizationError with the reason."""
 
 
+@runtime_checkable
+class Streaming(Protocol):
+    """A recipe that can do with one float weight in memory at a time, if `streams`: it leaves each in the store."""
+
+    @property
+    def streams(self) -> bool: ...
+
+
 def without(candidates: list[ir.Node], exclude: tuple[str, ...], model: ir.Model) -> list[ir.Node]:
     """The candidates that are not named in `exclude`. Raises UsageError for a name that no node has."""
-    names = {str(node.name) for node in model.graph}
+    names = {str(node.name) for node in ir.traversal.RecursiveGraphIterator(model.graph)}
     if unknown := sorted(set(exclude) - names):
         raise UsageError(f"exclude: no node is named {', '.join(unknown)}")
     return [node for node in candidates if node.name not in exclude]

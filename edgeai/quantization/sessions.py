@@ -12,10 +12,11 @@ from edgeai.ort import onnxruntime
 Level = Literal["basic", "extended", "all"]
 
 
-def open_session(path: Path, *, level: Level = "all", optimized: Path | None = None) -> Any:
+def open_session(path: Path, *, level: Level = "all", optimized: Path | None = None, prepacked: bool = True) -> Any:
     """An `onnxruntime.InferenceSession` on the CPU provider that keeps its log to itself.
 
     `optimized`: where to write the graph as ONNX Runtime rewrote it, its weights in a file of their own beside it.
+    `prepacked`: may kernels keep weights in a form of their own, beside the one they came in?
     Raises QuantizationError with ONNX Runtime's reason if the model does not load.
     """
     ort = onnxruntime()
@@ -23,6 +24,8 @@ def open_session(path: Path, *, level: Level = "all", optimized: Path | None = N
     options.log_severity_level = 4
     options.intra_op_num_threads = machine().cores
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_ENABLE_{level.upper()}")
+    if not prepacked:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
         prefix = "session.optimized_model_external_initializers_file"

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from edgeai import modelfile
 from edgeai.artifact import Artifact
+from edgeai.caching import with_empty_cache
 from edgeai.errors import SourceError
-from edgeai.exporting import DECODER_OPSET, DecoderGraph, decoder_signature, export, from_module, with_empty_cache
+from edgeai.exporting import DECODER_OPSET, DecoderGraph, decoder_signature, export, from_module
 from edgeai.runtime.engine import Engine
 from edgeai.samples import Samples
 from edgeai.spec import Array, Axis, Signature

@@ -29,12 +29,12 @@ def floats(*shape: int) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A graph, its weights and calibration samples; `recipes` that apply to it."""
+    """A graph, its weights and calibration samples; `refused` are the recipes that do not apply to it."""
 
     body: str
     weights: Mapping[str, Array]
     samples: Samples
-    recipes: tuple[str, ...] = ("int8-dynamic", "int8-static")
+    refused: tuple[str, ...] = ()
     opset: int = 20
     tolerance: float = 0.05
 
@@ -69,6 +69,7 @@ CASES = {
             "H": floats(4, 5), "z": floats(5), "low": np.array(0, np.float32), "high": np.array(6, np.float32),
         },
         Samples.from_rows({"x": floats(12, 3, 8, 8)}),
+        refused=("int8-weight",),  # four columns, padded to a block, would take more room
         tolerance=0.12,  # four layers of random, seven-bit weights
     ),
     "attention with a mask of minus infinity": Case(

@@ -52,7 +52,7 @@ def test_onnxruntime_fuses_what_is_written(write: Callable[..., Artifact], tmp_p
     assert [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node] == ["DynamicQuantizeMatMul"]
 
 
-def test_embeddings_and_convolutions_stay_float_and_are_named(
+def test_convolutions_stay_float_and_are_named_and_so_do_embeddings_if_asked(
     write: Callable[..., Artifact], operators: Callable[..., Any], tmp_path: Path
 ) -> None:
     artifact = write(
@@ -63,7 +63,7 @@ def test_embeddings_and_convolutions_stay_float_and_are_named(
         C=_floats(1, 1, 3),
         one=np.array([1]),
     )
-    done = quantize(artifact, Int8Dynamic(), out=tmp_path / "q.onnx")
+    done = quantize(artifact, Int8Dynamic(embeddings=False), out=tmp_path / "q.onnx")
     assert operators(done)["Gather"] == operators(done)["Conv"] == operators(done)["MatMulInteger"] == 1
     coverage = done.lineage[-1].options["coverage"]
     assert coverage["float_names"] == ("Conv_3",)
@@ -72,6 +72,23 @@ def test_embeddings_and_convolutions_stay_float_and_are_named(
         modelfile.load(done.path).graph.initializers["E"].const_value.numpy(),
         modelfile.load(artifact.path).graph.initializers["E"].const_value.numpy(),
     )
+
+
+def test_an_embedding_takes_a_quarter_of_its_size(
+    write: Callable[..., Artifact], operators: Callable[..., Any], distance: Callable[..., float], tmp_path: Path
+) -> None:
+    artifact = write(
+        "g (int64[n] ids) => (float[n, 7] y) { e = Gather(E, ids) y = MatMul(e, W) }",
+        E=_floats(24, 256),
+        W=_floats(256, 7),
+    )
+    done = quantize(artifact, Int8Dynamic(), out=tmp_path / "q.onnx")
+    assert operators(done)["GatherBlockQuantized"] == 1
+    table = modelfile.load(done.path).graph.initializers["E_int8"].const_value
+    assert (table.numpy().dtype, table.numpy().shape) == (np.uint8, (24, 256))
+    assert distance(artifact, done, Samples.from_rows({"ids": np.arange(24)})) < 0.02
+    kept = quantize(artifact, Int8Dynamic(exclude=("Gather_0",)), out=tmp_path / "k.onnx")
+    assert operators(kept)["Gather"] == 1
 
 
 def test_channels_of_their_own_scale_are_closer(

@@ -127,8 +127,8 @@ def test_what_is_not_float32_is_left_as_it_is(
     ("sample", "reason"),
     [
         (np.nan, "tensor x is NaN in feed 1, so it has no range"),
-        (np.inf, "tensor h is NaN in feed 1|reaches infinity, so no scale fits it"),
-        (1e30, "tensor e reaches infinity, so no scale fits it .keep its nodes in float"),
+        (np.inf, r"nothing is left to quantize; .* beyond 1e\+30 stand in x \(16\), e \(16\), h \(8\)"),
+        (1e30, r"nothing is left to quantize; .* stand in x \(16\), e \(16\), h \(8\) \(the samples or the model"),
     ],
 )
 def test_samples_that_are_not_finite_are_refused(
@@ -146,6 +146,24 @@ def test_samples_that_are_not_finite_are_refused(
     assert not (tmp_path / "q.onnx").exists()
 
 
+@pytest.mark.parametrize("mark", [-np.inf, np.finfo(np.float32).min, -1e30])
+def test_a_tensor_with_marks_stays_float_and_is_said(
+    write: Callable[..., Artifact], distance: Callable[..., float], tmp_path: Path, mark: float
+) -> None:
+    """Clipped into a range, a mark would hide nothing any more: here every second score would come back."""
+    artifact = write(
+        """g (float[n, 16] x, float[n, 8] mask) => (float[n, 8] y, float[n, 8] z) {
+            h = MatMul(x, W) m = Add(h, mask) y = Exp(m) z = Relu(h) }""",
+        W=_floats(16, 8) / 8,
+    )
+    mask = np.where(np.arange(8) % 2 == 0, 0.0, mark).astype(np.float32)
+    samples = Samples.from_rows({"x": _floats(12, 16), "mask": np.tile(mask, (12, 1))})
+    done = quantize(artifact, Int8Static(), samples=samples, out=tmp_path / "q.onnx")
+    assert done.lineage[-1].options["marks"] == {"mask": 48, "m": 48}
+    assert done.lineage[-1].options["coverage"]["integer_nodes"] == 1
+    assert distance(artifact, done, samples) < 0.05
+
+
 def test_a_weight_that_is_not_finite_is_named_unless_it_is_excluded(
     write: Callable[..., Artifact], tmp_path: Path
 ) -> None:
@@ -160,7 +178,9 @@ def test_a_weight_that_is_not_finite_is_named_unless_it_is_excluded(
     ("options", "reason"),
     [
         ({"activation_type": "int8", "weight_type": "uint8"}, "int8 activations with uint8 weights have no kernels"),
-        ({"observer": "entropy"}, "observer 'entropy' is unknown"),
+        ({"observer": "guess"}, "observer 'guess' is unknown .minmax, moving-average, percentile, entropy, mse"),
+        ({"percentile": 0.5}, "percentile 0.5 is not in 50..100"),
+        ({"smooth": 1.5}, "smooth 1.5 is not in 0..1"),
     ],
 )
 def test_options_that_cannot_work_are_refused_at_once(options: dict[str, Any], reason: str) -> None:
@@ -198,6 +218,40 @@ def test_a_convolution_that_nothing_runs_in_integers_is_refused_by_count(
     with pytest.raises(QuantizationError, match="nothing became integer; .* float at MatMul_0, MatMul_4, MatMul_5"):
         quantize(artifact, Int8Static(), samples=_X, out=tmp_path / "q.onnx")
     assert list(tmp_path.glob("q.onnx*")) == []
+
+
+@pytest.mark.parametrize("observer", ["minmax", "moving-average", "percentile", "entropy", "mse"])
+def test_every_observer_answers_well_and_all_but_minmax_survive_an_outlier(
+    write: Callable[..., Artifact], distance: Callable[..., float], tmp_path: Path, observer: Any
+) -> None:
+    artifact = write(_LINEAR, W=_floats(16, 8))
+    feeds = [{"x": _floats(1000, 16)} for _ in range(10)]
+    usual = Samples.from_rows({"x": _floats(50, 16).clip(-2.5, 2.5)})
+    recipe = Int8Static(observer=observer, percentile=99.9)
+    plain = quantize(artifact, recipe, samples=Samples.from_feeds(feeds), out=tmp_path / "plain.onnx")
+    assert distance(artifact, plain, usual) < 0.04
+    feeds[0]["x"][3, 5] = 120.0
+    hit = quantize(artifact, recipe, samples=Samples.from_feeds(feeds), out=tmp_path / "hit.onnx")
+    if observer == "minmax":
+        assert distance(artifact, hit, usual) > 0.1
+    elif observer in ("percentile", "entropy"):  # the others weigh one value of 120 against all small ones
+        assert distance(artifact, hit, usual) < 0.06
+
+
+def test_recipes_on_the_same_model_and_samples_share_one_calibration(
+    write: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    artifact, cache = write(_LINEAR, W=_floats(16, 8)), tmp_path / "cache"
+    kept = []
+    for index, options in enumerate(
+        [{}, {"observer": "entropy"}, {"bias_correction": True}, {"per_channel": False, "activation_type": "int8"}]
+    ):
+        recipe: Any = Int8Static(cache=str(cache), **options)
+        shared = quantize(artifact, recipe, samples=_X, out=tmp_path / f"{index}.onnx")
+        kept.append([(file.name, file.stat().st_mtime_ns) for file in cache.iterdir()])
+        alone = quantize(artifact, Int8Static(**options), samples=_X, out=tmp_path / "alone.onnx", overwrite=True)
+        assert shared.path.read_bytes() == alone.path.read_bytes(), "where the cache lies is not in the model"
+    assert len(kept[0]) == 1 and kept.count(kept[0]) == len(kept)
 
 
 def test_the_root_logger_keeps_its_handlers(write: Callable[..., Artifact], tmp_path: Path) -> None:

@@ -1,68 +1,77 @@
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from edgeai import modelfile
 from edgeai.errors import InputError, QuantizationError
-from edgeai.quantization.observers import Range, calibration_feeds, count_feeds, observe
+from edgeai.quantization.calibration import Calibration
+from edgeai.quantization.observers import calibration_feeds, count_feeds, observe
 from edgeai.samples import Samples
 from edgeai.spec import Axis, Signature, TensorSpec
 
 _GRAPH = """g (float[n, s] x) => (float[n, s] y) {
     a = Exp(x) b = Neg(a) c = Cast<to = 7>(x) d = Cast<to = 1>(c) y = Add(b, d) }"""
-_ARRAYS = hnp.arrays(
-    np.float32, hnp.array_shapes(max_dims=3, min_side=0), elements=st.floats(width=32, allow_nan=False)
-)
 
 
-@given(st.lists(_ARRAYS, max_size=6))
-def test_a_range_is_the_minimum_and_maximum_of_everything_seen(arrays: list[np.ndarray]) -> None:
-    found = Range()
-    for array in arrays:
-        found = found.including(array)
-    everything = np.concatenate([array.ravel() for array in arrays]) if arrays else np.array([])
-    assert found.is_empty == (everything.size == 0)
-    if everything.size:
-        assert (found.low, found.high) == (everything.min(), everything.max())
-        assert found.is_finite == bool(np.isfinite(everything).all())
+def _watch(*names: str) -> dict[str, int | None]:
+    return dict.fromkeys(names)
 
 
-@pytest.mark.parametrize("order", [1, -1])
-def test_nan_is_never_forgotten(order: int) -> None:
-    found = Range()
-    for value in [1.0, math.nan, 2.0][::order]:
-        found = found.including(np.array([value], np.float32))
-    assert math.isnan(found.low)
-    assert not found.is_finite
+def _ragged(*lengths: int) -> Samples:
+    random = np.random.default_rng(0)
+    return Samples.from_feeds([{"x": random.standard_normal((n, 9 - n)).astype(np.float32)} for n in lengths])
 
 
-def test_ranges_are_those_of_the_tensors_over_ragged_feeds(write: Callable[..., Any]) -> None:
-    artifact = write(_GRAPH)
-    arrays = [np.random.default_rng(i).standard_normal((i, 7 - i)).astype(np.float32) for i in (1, 3, 6)]
-    samples = Samples.from_feeds([{"x": array} for array in arrays])
+def test_tensors_are_seen_over_ragged_feeds(write: Callable[..., Any]) -> None:
+    artifact, samples = write(_GRAPH), _ragged(1, 3, 6)
     model = modelfile.load(artifact.path)
-    found = observe(model, ["x", "a", "b", "c", "unknown"], artifact.signature, samples)
-    flat = np.concatenate([array.ravel() for array in arrays])
-    assert set(found) == {"x", "a", "b"}, "c is no float"
-    assert (found["x"].low, found["x"].high) == (flat.min(), flat.max())
-    assert found["a"].high == pytest.approx(np.exp(flat.max()), rel=1e-6)
-    assert found["b"] == Range(-found["a"].high, -found["a"].low)
+    found = observe(model, _watch("x", "a", "b", "c", "unknown"), artifact.signature, samples)
+    flat = np.concatenate([feed["x"].ravel() for feed in samples.feeds()])
+    assert set(found.tensors) == {"x", "a", "b"}, "c is no float"
+    assert found.is_complete and found.others == {"c", "unknown"}
+    seen = found.tensors["x"]
+    assert (seen.histogram.low, seen.histogram.high, seen.histogram.total) == (flat.min(), flat.max(), flat.size)
+    np.testing.assert_array_equal(seen.histogram.counts, np.histogram(flat, seen.histogram.edges)[0])
+    assert found.tensors["a"].histogram.high == pytest.approx(np.exp(flat.max()), rel=1e-6)
     assert [value.name for value in model.graph.outputs] == ["y"], "the model itself is not changed"
 
 
-def test_tensors_without_elements_get_a_range_all_the_same(write: Callable[..., Any]) -> None:
+def test_channels_are_counted_where_asked(write: Callable[..., Any]) -> None:
+    artifact = write(_GRAPH)
+    rows = np.random.default_rng(5).standard_normal((6, 4)).astype(np.float32)
+    found = observe(
+        modelfile.load(artifact.path), {"x": -1, "a": None}, artifact.signature, Samples.from_rows({"x": rows})
+    )
+    channels = found.tensors["x"].channels
+    assert channels is not None and found.tensors["a"].channels is None
+    np.testing.assert_allclose(channels.largest, np.abs(rows).max(0))
+    np.testing.assert_allclose(channels.mean, rows.mean(0), rtol=1e-5)
+
+
+def test_tensors_without_elements_are_complete_and_empty(write: Callable[..., Any]) -> None:
     artifact = write(_GRAPH)
     samples = Samples.from_feeds([{"x": np.empty((0, 3), np.float32)}])
-    assert observe(modelfile.load(artifact.path), ["a"], artifact.signature, samples) == {"a": Range(0.0, 0.0)}
+    seen = observe(modelfile.load(artifact.path), _watch("a"), artifact.signature, samples).tensors["a"]
+    assert (seen.histogram.total, seen.feeds) == (0, 1)
+
+
+def test_nan_names_the_tensor_and_the_feed_and_marks_are_counted(write: Callable[..., Any]) -> None:
+    artifact = write(_GRAPH)
+    model = modelfile.load(artifact.path)
+    rows = np.zeros((3, 2), np.float32)
+    rows[1, 0] = -np.inf
+    samples = Samples.from_rows({"x": rows})
+    seen = observe(model, _watch("x"), artifact.signature, samples).tensors["x"]
+    assert (seen.histogram.marks, seen.histogram.total) == (1, 5)
+    rows[2, 1] = np.nan
+    with pytest.raises(QuantizationError, match="tensor x is NaN in feed 2, so it has no range"):
+        observe(model, _watch("x"), artifact.signature, Samples.from_rows({"x": rows}))
 
 
 def test_one_feed_after_another_is_held_never_all(write: Callable[..., Any]) -> None:
@@ -77,7 +86,7 @@ def test_one_feed_after_another_is_held_never_all(write: Callable[..., Any]) -> 
         samples = Samples.from_feeds([{"x": row}] * count)
         tracemalloc.start()
         try:
-            observe(model, ["a", "b"], artifact.signature, samples)
+            observe(model, _watch("a", "b"), artifact.signature, samples)
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -86,11 +95,105 @@ def test_one_feed_after_another_is_held_never_all(write: Callable[..., Any]) -> 
     assert abs(peak(64) - peak(8)) < row.nbytes
 
 
+class _Count:
+    """Remembers what it is told; `stop_after` feeds it behaves as if the user had pressed Ctrl-C."""
+
+    def __init__(self, stop_after: int = 10**9) -> None:
+        self.tasks: list[int] = []
+        self.feeds = 0
+        self._stop_after = stop_after
+
+    @contextmanager
+    def task(self, label: str, total: int) -> Iterator[Callable[..., None]]:
+        self.tasks.append(total)
+        yield self._advance
+
+    def _advance(self, n: int = 1, *, note: str = "") -> None:
+        self.feeds += n
+        if self.feeds >= self._stop_after:
+            raise KeyboardInterrupt
+
+    def log(self, message: str) -> None:
+        raise AssertionError(message)
+
+
+def _same(one: Calibration, other: Calibration) -> None:
+    assert one.feeds == other.feeds and one.model == other.model and one.tensors.keys() == other.tensors.keys()
+    for name, seen in one.tensors.items():
+        twin = other.tensors[name]
+        np.testing.assert_array_equal(seen.histogram.counts, twin.histogram.counts)
+        assert (seen.histogram.low, seen.histogram.high) == (twin.histogram.low, twin.histogram.high)
+        assert seen.average == pytest.approx(twin.average, rel=1e-9)
+        assert seen.feeds == twin.feeds
+
+
+def test_what_does_not_fit_the_budget_is_seen_in_several_passes(write: Callable[..., Any]) -> None:
+    artifact, samples = write(_GRAPH), _ragged(4, 2, 7, 5)
+    arguments = (modelfile.load(artifact.path), _watch("x", "a", "b", "d"), artifact.signature, samples)
+    at_once, tight = _Count(), _Count()
+    whole = observe(*arguments, progress=at_once)
+    split = observe(*arguments, budget_bytes=100, progress=tight)
+    assert at_once.tasks == [4]
+    assert tight.tasks == [4, 4, 4], "x costs nothing: it is an input"
+    _same(whole, split)
+
+
+def test_tensors_of_unknown_size_are_measured_and_then_split(write: Callable[..., Any]) -> None:
+    artifact = write("""g (float[n, s] x) => (float[k] y) {
+        i = NonZero(x) t = Transpose(i) g1 = GatherND(x, t) a = Exp(g1) b = Neg(a) y = Add(a, b) }""")
+    samples = _ragged(4, 2, 7, 5)
+    arguments = (modelfile.load(artifact.path), _watch("a", "b"), artifact.signature, samples)
+    tight = _Count()
+    _same(observe(*arguments), observe(*arguments, budget_bytes=100, progress=tight))
+    assert tight.tasks == [4, 3, 3], "one feed with both, then each for itself"
+
+
+def test_an_interrupted_observation_goes_on_where_it_stopped(write: Callable[..., Any], tmp_path: Path) -> None:
+    artifact, samples = write(_GRAPH), _ragged(4, 2, 7, 5, 3)
+    model = modelfile.load(artifact.path)
+    with pytest.raises(KeyboardInterrupt):
+        observe(model, _watch("x", "a", "b"), artifact.signature, samples, cache=tmp_path / "c", progress=_Count(2))
+    (kept,) = (tmp_path / "c").iterdir()
+    halfway = Calibration.load(kept)
+    assert not halfway.is_complete and {seen.feeds for seen in halfway.tensors.values()} == {2}
+    again = _Count()
+    resumed = observe(model, _watch("x", "a", "b"), artifact.signature, samples, cache=tmp_path / "c", progress=again)
+    assert again.tasks == [3]
+    _same(resumed, observe(model, _watch("x", "a", "b"), artifact.signature, samples))
+
+
+def test_the_cache_knows_model_samples_and_tensors(write: Callable[..., Any], tmp_path: Path) -> None:
+    body = "g (float[n, 4] x) => (float[n, 3] y) { h = Exp(x) y = MatMul(h, W) }"
+    weight = np.ones((4, 3), np.float32)
+    artifact, rows = write(body, W=weight), np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+
+    def tasks(watch: dict[str, int | None], *, w: Any = weight, x: Any = rows) -> list[int]:
+        count = _Count()
+        model = modelfile.load(write(body, W=w).path)
+        observe(model, watch, artifact.signature, Samples.from_rows({"x": x}), cache=tmp_path / "c", progress=count)
+        return count.tasks
+
+    assert tasks(_watch("x", "h")) == [5]
+    assert tasks(_watch("x", "h")) == tasks(_watch("h")) == []
+    assert tasks({"x": None, "h": -1}) == [5], "its channels were not counted"
+    assert tasks({"x": None, "h": -1}) == tasks(_watch("h")) == []
+    assert tasks(_watch("h", "y")) == [5], "y is new, h is not seen again"
+    assert tasks(_watch("h"), w=weight * 2) == [5]
+    assert tasks(_watch("h"), x=rows[::-1].copy()) == [5]
+    assert len(list((tmp_path / "c").iterdir())) == 3
+    for file in (tmp_path / "c").iterdir():
+        file.write_bytes(b"damaged")
+    with pytest.raises(
+        QuantizationError, match=r"calibration cache: .*not an .npz of calibration .* \(remove that file\)"
+    ):
+        tasks(_watch("h"))
+
+
 def test_a_model_that_fails_on_a_sample_says_so(write: Callable[..., Any]) -> None:
     artifact = write("g (int64[n] ids) => (float[n, 4] y) { y = Gather(W, ids) }", W=np.ones((3, 4), np.float32))
     samples = Samples.from_rows({"ids": np.array([0, 9])})
     with pytest.raises(QuantizationError, match="calibration: the model does not run on the samples"):
-        observe(modelfile.load(artifact.path), ["y"], artifact.signature, samples)
+        observe(modelfile.load(artifact.path), _watch("y"), artifact.signature, samples)
 
 
 def _signature(first: int | str, *axes: Axis) -> Signature:
@@ -123,18 +226,7 @@ def test_whole_feeds_are_passed_on_as_they_are_and_checked() -> None:
 
 
 def test_progress_counts_every_feed(write: Callable[..., Any]) -> None:
-    seen: list[Any] = []
-
-    class Count:
-        @contextmanager
-        def task(self, label: str, total: int) -> Iterator[Callable[..., None]]:
-            seen.extend([label, total])
-            yield lambda n=1, *, note="": seen.append(n)
-
-        def log(self, message: str) -> None:
-            raise AssertionError(message)
-
-    artifact = write(_GRAPH)
+    artifact, count = write(_GRAPH), _Count()
     samples = Samples.from_rows({"x": np.ones((3, 2), np.float32)})
-    observe(modelfile.load(artifact.path), ["a"], artifact.signature, samples, progress=Count())
-    assert seen == ["calibrate", 3, 1, 1, 1]
+    observe(modelfile.load(artifact.path), _watch("a"), artifact.signature, samples, progress=count)
+    assert (count.tasks, count.feeds) == ([3], 3)

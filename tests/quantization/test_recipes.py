@@ -15,7 +15,11 @@ from edgeai.artifact import Artifact
 from edgeai.errors import QuantizationError
 from edgeai.machine import machine
 from edgeai.quantization import RECIPES, quantize
+from edgeai.quantization.half_precision import HalfPrecision
 from edgeai.samples import Samples
+
+# Of a case's tolerance, which is that of int8 activations.
+TOLERANCE = {"int4-weight": 5.0, "fp16": 0.1, "bf16": 0.5}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -23,25 +27,29 @@ def test_a_recipe_on_a_model(
     name: str, case: Any, write: Callable[..., Artifact], distance: Callable[..., float], tmp_path: Path, capfd: Any
 ) -> None:
     artifact = write(case.body, opset=case.opset, **case.weights)
-    if name not in case.recipes:
+    if name in case.refused:
         with pytest.raises(QuantizationError):
             quantize(artifact, RECIPES[name](), samples=case.samples, out=tmp_path / "q.onnx")
         return
     done = quantize(artifact, RECIPES[name](), samples=case.samples, out=tmp_path / "q.onnx")
-    assert distance(artifact, done, case.samples) < case.tolerance
+    assert distance(artifact, done, case.samples) < case.tolerance * TOLERANCE.get(name, 1.0)
     opened = modelfile.open_artifact(done.path)
     assert opened.signature == artifact.signature
     assert modelfile.signature_of(modelfile.load(done.path)) == modelfile.signature_of(modelfile.load(artifact.path))
-    if "com.microsoft" not in case.body:
+    if "com.microsoft" not in modelfile.load(done.path).opset_imports:
         onnx.checker.check_model(str(done.path), full_check=True)
     step = opened.lineage[-1]
     assert (step.tool, step.options["recipe"]) == ("quantize", name)
-    assert step.options["reduce_range"] is not machine().has_int8_dot_product
+    assert step.options.get("reduce_range", not machine().has_int8_dot_product) is not machine().has_int8_dot_product
     assert step.options["cpu_features"] == list(machine().features)
-    assert step.options["coverage"]["integer_nodes"] >= 1
-    assert step.options["coverage"]["integer_weight_share"] > 0.0
+    coverage = step.options["coverage"]
+    if issubclass(RECIPES[name], HalfPrecision):
+        assert coverage["half_weight_share"] > 0.0
+    else:
+        assert coverage["integer_nodes"] >= 1
+        assert coverage["integer_weight_share"] > 0.0
     assert capfd.readouterr() == ("", ""), "the quantizer's and the runtime's chatter stays inside"
-    with pytest.raises(QuantizationError, match="is quantized already"):
+    with pytest.raises(QuantizationError, match="is quantized already|has no float32 weight|no float32 product"):
         quantize(done, RECIPES[name](), samples=case.samples, out=tmp_path / "again.onnx")
 
 
@@ -51,14 +59,17 @@ def test_a_recipe_on_what_torch_exports(
 ) -> None:
     samples = Samples.from_rows({"x": np.random.default_rng(0).standard_normal((32, 16)).astype(np.float32)})
     done = quantize(exported_mlp, RECIPES[name](), samples=samples, out=tmp_path / "q.onnx")
-    assert distance(exported_mlp, done, samples) < 0.03
+    assert distance(exported_mlp, done, samples) < 0.03 * TOLERANCE.get(name, 1.0)
     coverage = done.lineage[-1].options["coverage"]
-    assert coverage == {"integer_nodes": 2, "float_nodes": 0, "integer_weight_share": 1.0, "float_names": ()}
+    if issubclass(RECIPES[name], HalfPrecision):
+        assert (coverage["float_nodes"], coverage["half_weight_share"]) == (2, 1.0)
+    else:
+        assert (coverage["integer_nodes"], coverage["float_nodes"], coverage["integer_weight_share"]) == (2, 0, 1.0)
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_same_input_gives_the_same_bytes(name: str, case: Any, write: Callable[..., Any], tmp_path: Path) -> None:
-    if name not in case.recipes:
+    if name in case.refused:
         pytest.skip("the recipe does not apply to this model")
     artifact = write(case.body, opset=case.opset, **case.weights)
     paths = [
@@ -67,7 +78,7 @@ def test_the_same_input_gives_the_same_bytes(name: str, case: Any, write: Callab
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ["int8-dynamic", "int8-static"])
 @pytest.mark.parametrize("activation_type", ["uint8", "int8"])
 def test_signed_weights_saturate_on_this_cpu_unless_the_recipe_decides(
     name: str, activation_type: str, write: Callable[..., Artifact], distance: Callable[..., float], tmp_path: Path
@@ -98,3 +109,20 @@ def test_signed_weights_saturate_on_this_cpu_unless_the_recipe_decides(
     assert error() < 0.02
     if activation_type == "uint8":
         assert error(weight_type="uint8") < 0.02, "unsigned weights take kernels that do not saturate"
+
+
+@pytest.mark.parametrize("name", ["int8-weight", "int4-weight"])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_kernels_for_blocks_do_not_saturate(
+    name: str, symmetric: bool, write: Callable[..., Artifact], distance: Callable[..., float], tmp_path: Path
+) -> None:
+    """The weights and inputs that overflow 16 bits in other kernels, on whatever CPU this is."""
+    random = np.random.default_rng(0)
+    artifact = write(
+        "g (float[n, 128] x) => (float[n, 16] y) { h = MatMul(x, W) y = MatMul(h, V) }",
+        W=random.uniform(0.9, 1, (128, 128)).astype(np.float32),
+        V=random.uniform(0.9, 1, (128, 16)).astype(np.float32),
+    )
+    samples = Samples.from_rows({"x": random.uniform(2, 3, (16, 128)).astype(np.float32)})
+    done = quantize(artifact, RECIPES[name](symmetric=symmetric), out=tmp_path / "q.onnx")
+    assert distance(artifact, done, samples) < 0.02

@@ -1,0 +1,47 @@
+"""The options of the static recipe do no harm to models that do not need them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeai.artifact import Artifact
+from edgeai.exporting import resolve
+from edgeai.modelfile import open_artifact
+from edgeai.quantization import Int8Static, quantize
+from edgeai.samples import Samples
+
+OPTIONS: list[dict[str, Any]] = [
+    {"smooth": 0.5},
+    {"bias_correction": True},
+    {"smooth": 0.5, "bias_correction": True, "observer": "mse"},
+    {"observer": "percentile"},
+    {"observer": "entropy"},
+    {"observer": "mse"},
+]
+
+
+@pytest.mark.parametrize("name", ["cnn", "bert"])
+def test_no_option_does_harm(
+    name: str,
+    trained: Callable[[str], Path],
+    exported: Callable[[str], Path],
+    distance: Callable[[Artifact, Artifact, Samples], float],
+    tmp_path: Path,
+) -> None:
+    source = resolve(str(trained(name)))
+    parts = {kind: Samples.load(source.samples[kind]) for kind in ("calibration", "scoring")}
+    artifact, scoring = open_artifact(exported(name)), parts["scoring"].take(slice(0, 32))
+    calibration = parts["calibration"].take(slice(0, 64))
+
+    def error(**options: Any) -> float:
+        recipe = Int8Static(cache=str(tmp_path / "cache"), **options)
+        out = tmp_path / "q.onnx"
+        return distance(artifact, quantize(artifact, recipe, samples=calibration, out=out, overwrite=True), scoring)
+
+    plain = error()
+    found = {str(options): error(**options) for options in OPTIONS}
+    assert max(found.values()) < 1.3 * plain + 0.01, (plain, found)
