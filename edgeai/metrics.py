@@ -54,10 +54,24 @@ def _negative_log_likelihood(logits: Array, labels: Array) -> Array:
     return loss
 
 
+def _cosine(output: Array, reference: Array) -> Array:
+    """output, reference (N, ...) -> the cosine of each sample's two answers; 1 where both are zero."""
+    if not len(reference) or output.size != reference.size:
+        raise DataError(f"cosine needs two answers of one size, got {output.shape} and {reference.shape}")
+    a, b = (array.reshape(len(reference), -1).astype(np.float64) for array in (output, reference))
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines: Array = np.where(lengths > 0, (a * b).sum(1) / np.where(lengths > 0, lengths, 1.0), (a == b).all(1))
+    return cosines
+
+
+# What serves where there are no labels: the reference's own answers are.
+COSINE = "cosine"
+
 METRICS = {
     metric.name: metric
     for metric in (
         Metric("accuracy", _hits, lambda values: float(values.mean()), higher_is_better=True),
         Metric("perplexity", _negative_log_likelihood, lambda values: float(np.exp(values.mean())), False),
+        Metric(COSINE, _cosine, lambda values: float(values.mean()), higher_is_better=True),
     )
 }

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgeai.cli import options
+
+if TYPE_CHECKING:
+    from edgeai.tuning.automatic import AutoReport
+
+AUTO = "auto"
+_LONGEST = 250  # characters of an option's value in the table
 
 
 class _RecipeCommand(click.Command):
@@ -23,37 +29,120 @@ class _RecipeCommand(click.Command):
 @click.command("quantize", cls=_RecipeCommand)
 @click.argument("model", type=options.PATH)
 @options.output
-@click.option("-p", "--precision", required=True, help="Recipe: int8-dynamic or int8-static.")
+@click.option(
+    "-p",
+    "--precision",
+    required=True,
+    help="Recipe: int8-dynamic, int8-static, int8-weight, int4-weight, fp16 or bf16; auto tries those for this CPU.",
+)
 @options.samples
+@click.option(
+    "--max-drop",
+    type=options.SHARE,
+    help="Leave in float what costs more of the metric than this. [default: 0.5% with auto; no search otherwise]",
+)
+@click.option("--metric", help="accuracy, perplexity, cosine or file.py:function. [default: by the labels]")
+@click.option("--output", help="The output that the metric is taken of. [default: the first]")
+@click.option("--time-budget", type=click.FloatRange(min=0), metavar="SECONDS", help="For the search.")
+@click.option("--resume", type=options.PATH, help="A directory that keeps what the search finds out.")
+@click.option("--force", is_flag=True, help="Keep a result that is neither smaller nor faster.")
+@options.seed
 @options.overwrite
 @options.as_json
 def command(
-    model: Path, out: Path, precision: str, samples: Path | None, overwrite: bool, as_json: bool, **fields: Any
+    model: Path,
+    out: Path,
+    precision: str,
+    samples: Path | None,
+    max_drop: float | None,
+    metric: str | None,
+    output: str | None,
+    time_budget: float | None,
+    resume: Path | None,
+    force: bool,
+    seed: int,
+    overwrite: bool,
+    as_json: bool,
+    **fields: Any,
 ) -> None:
-    """Write a float ONNX file with integer weights.
+    """Write a float ONNX file with integer or half-precision weights.
 
-    What became integer is counted in the graph that ONNX Runtime really runs. Accuracy is judged by `edgeai verify`.
+    What became integer is counted in the graph that ONNX Runtime really runs; size, speed and error are measured
+    against the input. With --max-drop or -p auto, layers that cost too much of the metric stay in float: each is tried
+    alone, and calibration, search and score use samples of their own. Otherwise accuracy is judged by `edgeai verify`.
+
+    A model of more than 2 GB is streamed, weight after weight, by int4-weight and int8-weight (but not with gptq);
+    the float model is then not run, and the lineage says so.
     """
     from edgeai.cli.console import RichProgress, print_json, print_table, to_json
     from edgeai.cli.fields import construct
     from edgeai.errors import UsageError
     from edgeai.modelfile import open_artifact
-    from edgeai.quantization import RECIPES, quantize
+    from edgeai.quantization import RECIPES
     from edgeai.samples import Samples
+    from edgeai.tuning.automatic import require_kept, search
+    from edgeai.tuning.measuring import quantize_measured
 
-    if precision not in RECIPES:
-        raise UsageError(f"there is no recipe {precision!r}", hint=f"choose one of {', '.join(RECIPES)}")
-    artifact = quantize(
-        open_artifact(model),
-        construct(RECIPES, precision, fields),
-        samples=Samples.load(samples) if samples else None,
-        out=out,
-        overwrite=overwrite,
-        progress=RichProgress(),
+    given = Samples.load(samples) if samples else None
+    if precision not in (AUTO, *RECIPES):
+        raise UsageError(f"there is no recipe {precision!r}", hint=f"choose one of {', '.join((AUTO, *RECIPES))}")
+    if precision == AUTO and any(value not in (None, ()) for value in fields.values()):
+        raise UsageError("auto chooses the recipes and takes none of their options", hint="name a recipe")
+    recipe = None if precision == AUTO else construct(RECIPES, precision, fields)
+    if recipe is None or max_drop is not None:
+        if given is None:
+            raise UsageError("a search needs samples", hint="-d samples.npz, with labels for a metric")
+        report = search(
+            open_artifact(model), given, out=out, metric=metric, max_drop=0.005 if max_drop is None else max_drop,
+            output=output, recipes=None if recipe is None else [recipe], seconds=time_budget, resume=resume,
+            force=force, overwrite=overwrite, seed=seed, progress=RichProgress(),
+        )  # fmt: skip
+        if as_json:
+            print_json(to_json(report.rows))
+        else:
+            _print_search(report)
+        require_kept(report)
+        return
+    artifact, harm = quantize_measured(
+        open_artifact(model), recipe, given, out=out, force=force, overwrite=overwrite, progress=RichProgress()
     )
-    step = artifact.lineage[-1]
+    step = next(step for step in reversed(artifact.lineage) if step.tool == "quantize")
     if as_json:
-        print_json(to_json(step))
-    else:
-        sizes = [("size", f"{model.stat().st_size / 1e6:.2f} MB -> {out.stat().st_size / 1e6:.2f} MB")]
-        print_table(("", str(out)), [*sizes, *((key, str(value)) for key, value in step.options.items())])
+        print_json(to_json(step) | {"measured": None if harm is None else harm.to_json()})
+        return
+    rows = [("size", f"{_megabytes(model):.2f} MB -> {_megabytes(out):.2f} MB")]
+    if harm is not None:
+        rows.append(("measured", harm.summary))
+    print_table(("", str(out)), [*rows, *((key, _shown(value)) for key, value in step.options.items())])
+
+
+def _print_search(report: AutoReport) -> None:
+    from edgeai.cli.console import print_table
+
+    rows = []
+    for row in report.rows:
+        metric = "-" if row.metric is None else f"{row.metric.reference:.4g} -> {row.metric.candidate:.4g}"
+        drop = "-" if row.metric is None else f"{row.metric.drop:.2%} ({row.metric.low:.2%}..{row.metric.high:.2%})"
+        ratio = "-" if row.ratio is None else "{:.2f} ({:.2f}..{:.2f})".format(*row.ratio)
+        kept = f"{len(row.kept_float)} ({row.float_share:.0%})" if row.metric else "-"
+        mark = "* " if row.name == report.chosen else "  "
+        rows.append((mark + row.name, f"{row.size_bytes / 1e6:.2f}", metric, drop, ratio, kept, row.reason))
+    print_table(("form", "MB", "metric", "drop", "ratio", "in float", "why"), rows)
+    for row in report.rows:
+        if row.kept_float:
+            click.echo(f"{row.name} keeps in float: {', '.join(row.kept_float)}")
+
+
+def _shown(value: object) -> str:
+    """An option in a table: of what has an entry for each layer, the number."""
+    text = str(value)
+    if isinstance(value, dict | list | tuple) and len(text) > _LONGEST:
+        return f"{len(value)} entries, shown by --json"
+    return text
+
+
+def _megabytes(path: Path) -> float:
+    """Of the graph and of the data files that it refers to."""
+    from edgeai.external import external_files
+
+    return sum(file.stat().st_size for file in (path, *(path.parent / name for name in external_files(path)))) / 1e6
