@@ -36,5 +36,14 @@ def test_drop_is_relative_and_knows_the_direction() -> None:
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
 def test_shapes_that_do_not_fit_are_refused(metric: object) -> None:
-    with pytest.raises(DataError, match="needs logits"):
+    with pytest.raises(DataError, match="needs"):
         metric(np.zeros((2, 3)), np.zeros((3,), np.int64))  # type: ignore[operator]
+
+
+def test_the_cosine_is_of_each_sample_and_one_for_two_zeros() -> None:
+    cosine = METRICS["cosine"]
+    values = cosine.per_sample(
+        np.array([[1.0, 0], [0, 0], [1, 1], [0, 0]]), np.array([[0, 2.0], [0, 0], [3, 3], [1, 0]])
+    )
+    np.testing.assert_allclose(values, [0, 1, 1, 0])
+    assert cosine.drop(1.0, 0.98) == pytest.approx(0.02)

@@ -83,7 +83,7 @@ def test_the_bias_of_a_gemm_is_kept(
     done = quantize(artifact, Int8Weight(symmetric=symmetric), out=tmp_path / "q.onnx")
     assert operators(done)["Add"] == (0 if fused else 1)
     x = {"x": _floats(2, 64)}
-    np.testing.assert_allclose(answers(done.path, x)[0], answers(artifact.path, x)[0], atol=0.2)
+    np.testing.assert_allclose(answers(done.path, x)[0], answers(artifact.path, x)[0], atol=0.4)
 
 
 @pytest.mark.parametrize("recipe", [Int4Weight(), Int8Weight()])
