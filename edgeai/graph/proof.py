@@ -18,6 +18,8 @@ from edgeai.errors import EdgeAIError, OptimizationError
 from edgeai.machine import machine
 from edgeai.ort import onnxruntime
 from edgeai.probing import probe_feeds
+from edgeai.runtime.loading import load
+from edgeai.runtime.rehearsal import Shapes, deadly_shapes, shapes_of
 from edgeai.samples import Samples
 from edgeai.spec import Array, Feed, Signature
 from edgeai.verification import EXACT, sample_batch
@@ -51,7 +53,12 @@ class Proof:
         """
         run = _session(artifact.path)
         feeds, answers, refusal = [], [], ""
-        for description, feed, given in _feeds(signature, samples):
+        offered = list(_feeds(signature, samples))
+        deadly = _deadly(artifact.path, [feed for _, feed, _ in offered])
+        for description, feed, given in offered:
+            if died_of := deadly.get(shapes_of(feed)):
+                refusal = f"ONNX Runtime dies of {description} ({died_of})"
+                continue
             try:
                 answer = run(feed)
             # onnxruntime's exceptions share no base below Exception.
@@ -93,7 +100,7 @@ class Proof:
             # What a broken graph makes the serializer or ONNX Runtime raise is not one family.
             except Exception as error:
                 return f"the result is no valid model: {type(error).__name__}: {error}"
-            return self._compared(run)
+            return self._deaths(path) or self._compared(run)
 
     def objection_to(self, path: Path) -> str:
         """Why the model at `path` does not answer as the original does; empty if it does."""
@@ -101,7 +108,12 @@ class Proof:
             run = _session(path)
         except Exception as error:
             return f"the result is no valid model: {type(error).__name__}: {error}"
-        return self._compared(run)
+        return self._deaths(path) or self._compared(run)
+
+    def _deaths(self, path: Path) -> str:
+        deadly = _deadly(path, [feed for _, feed in self.feeds])
+        died = [(text, deadly[shapes_of(feed)]) for text, feed in self.feeds if shapes_of(feed) in deadly]
+        return f"ONNX Runtime dies of {died[0][0]} ({died[0][1]})" if died else ""
 
     def _compared(self, run: Run) -> str:
         for (description, feed), answer in zip(self.feeds, self.answers, strict=True):
@@ -113,6 +125,14 @@ class Proof:
             if found:
                 return f"at {description}: {found}"
         return ""
+
+
+def _deadly(path: Path, feeds: Sequence[Feed]) -> Mapping[Shapes, str]:
+    """Shapes with an empty axis at which the model at `path` kills its process, tried in another one."""
+    if all(array.size for feed in feeds for array in feed.values()):
+        return {}
+    with load(path, ep="cpu") as session:
+        return deadly_shapes(session, feeds)
 
 
 def _feeds(signature: Signature, samples: Samples | None) -> list[tuple[str, Feed, bool]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -15,6 +16,7 @@ from edgeai.artifact import Artifact
 from edgeai.errors import ExistsError, InputError, OptimizationError, UsageError
 from edgeai.graph import DEFAULT_PASSES, TARGETS, CleanUp, optimize
 from edgeai.samples import Samples
+from edgeai.spec import Axis, Signature, TensorSpec
 
 _MLP = "g (float[n, 8] x) => (float[n, 4] y) { h = MatMul(x, W) i = Identity(h) y = Relu(i) }"
 _W = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
@@ -234,3 +236,22 @@ def test_the_default_passes_are_one_ordered_tuple() -> None:
 def test_a_file_without_a_stamp_gets_its_signature_from_the_graph(write: Callable[..., Any], tmp_path: Path) -> None:
     bare = dataclasses.replace(write(_MLP, W=_W), signature=None)
     assert optimize(bare, out=tmp_path / "o.onnx").signature.input_names == ("x",)
+
+
+def test_a_size_that_kills_onnx_runtime_is_left_out_of_the_proof(tmp_path: Path) -> None:
+    """A fused product of attention divides by the number of positions; in this process that would be the end."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 20, "com.microsoft" : 1]>
+        g (float[seq, 4, 2] x) => (float[4, seq, seq] y) {
+        i = Identity(x)
+        y = com.microsoft.FusedMatMul <transBatchA = 1, transBatchB = 1, transB = 1> (i, x) }"""
+    )
+    onnx.save(proto, tmp_path / "m.onnx")
+    signature = Signature(
+        (TensorSpec("x", "float32", ("seq", 4, 2)),),
+        (TensorSpec("y", "float32", (4, "seq", "seq")),),
+        (Axis("seq", 0, 8),),
+    )
+    done = optimize(Artifact(tmp_path / "m.onnx", (), signature), out=tmp_path / "o.onnx")
+    assert done.lineage[-1].options["rolled_back"] == []
+    assert sum(1 for _ in modelfile.load(done.path).graph) == 1
