@@ -79,6 +79,8 @@ def export(
             source.path, real, out=out, opset=opset, limits=target, tolerance=tolerance, seed=seed,
             overwrite=overwrite, progress=progress,
         )  # fmt: skip
+    for note in source.notes:
+        progress.log(note)
     source = _named(source, output_names)
     real = samples if isinstance(samples, Samples) else _one(source.example)
     real = None if real is None else with_empty_cache(real, source.signature)

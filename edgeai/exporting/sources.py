@@ -51,7 +51,8 @@ class Source:
 
     `assumed` says that nobody declared the batch axis dynamic: it was taken to be, and may turn out not to be.
     `task` is what a device must know (its name, labels, preprocessing), `extras` the files that go with it,
-    `samples` the files of calibration, scoring and golden samples, `metric` the one they are scored by.
+    `samples` the files of calibration, scoring and golden samples, `metric` the one they are scored by. `notes` are
+    what was assumed and should be said.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Source:
     extras: Mapping[str, Path] = field(default_factory=dict)
     samples: Mapping[str, Path] = field(default_factory=dict)
     metric: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def is_decoder(self) -> bool:
@@ -149,6 +151,7 @@ def from_module(
     """
     feed = {} if example is None else _feed(module, example)
     assumed = False
+    notes: tuple[str, ...] = ()
     if signature is None:
         if not feed:
             raise SourceError(
@@ -161,12 +164,17 @@ def from_module(
             declared, assumed = _assumed_batch(signature), True
         signature = make_dynamic(signature, declared)
         assumed = assumed and bool(declared)
+        notes = tuple(
+            f"{spec.name} is proven for values below {spec.high}, as in the example; declare --input '{spec}' for more"
+            for spec in signature.inputs
+            if spec.high is not None and not is_mask(spec)
+        )
     Call(module, signature.input_names)
     if not feed:
         feed = probe_feeds(signature, count=1)[0].feed
     signature.check(feed)
     signature = dataclasses.replace(signature, outputs=outputs_of(module, signature, feed))
-    return Source(name or type(module).__name__, module, signature, feed, assumed=assumed)
+    return Source(name or type(module).__name__, module, signature, feed, assumed=assumed, notes=notes)
 
 
 def from_code(

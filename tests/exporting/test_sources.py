@@ -9,8 +9,8 @@ from onnx import TensorProto, helper, save
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edgeai.errors import IntegrityError, ModelFormatError, SourceError
-from edgeai.exporting import eager, from_module, reference_models, resolve
+from edgeai.errors import DataError, IntegrityError, ModelFormatError, SourceError, UsageError
+from edgeai.exporting import eager, export, from_module, reference_models, resolve
 from edgeai.spec import Axis
 
 CODE = """
@@ -253,3 +253,77 @@ def test_examples_that_do_not_fit_forward_are_refused() -> None:
         from_module(Ranged(), (torch.ones(1), torch.ones(1), torch.ones(1)))
     with pytest.raises(SourceError, match="example input scale is a float, not a tensor"):
         from_module(Ranged(), {"x": torch.ones(1), "scale": 2.0})  # type: ignore[dict-item]
+
+
+SCALED = """
+import torch
+
+class Scaled(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 3)
+
+    def forward(self, x, factor):
+        return self.linear(x) * factor
+"""
+
+DECODER = """
+import torch
+from torch.nn import functional as F
+
+class Cached(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.token = torch.nn.Embedding(23, 8)
+        self.out = torch.nn.Linear(8, 23)
+
+    def forward(self, input_ids, attention_mask, past=None):
+        x = self.token(input_ids)
+        key = x[:, None]
+        if past:
+            key = torch.cat((past[0][0], key), 2)
+        total, new = key.shape[2], x.shape[1]
+        query = torch.arange(new)[:, None] + total - new
+        seen = (torch.arange(total)[None] <= query) & (attention_mask[:, None, None] != 0)
+        seen = seen | (torch.arange(total)[None] == query)
+        y = F.scaled_dot_product_attention(x[:, None], key, key, attn_mask=seen)[:, 0]
+        return self.out(x + y), ((key, key),)
+"""
+
+
+def test_example_inputs_may_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "scaled.py").write_text(SCALED)
+    np.savez(tmp_path / "x.npz", x=np.ones((2, 4), np.float32), factor=np.ones((2, 1), np.float32))
+    source = resolve(f"{tmp_path}/scaled.py:Scaled", example=tmp_path / "x.npz")
+    assert [str(spec) for spec in source.signature.inputs] == ["x:float32[batch,4]", "factor:float32[batch,1]"]
+    assert source.assumed
+    declared = ["x:0=n:1..8", "factor:0=n:1..8"]
+    fixed = resolve(f"{tmp_path}/scaled.py:Scaled", example=tmp_path / "x.npz", dynamic=declared)
+    assert fixed.signature.axis("n").maximum == 8 and not fixed.assumed
+    with pytest.raises(DataError, match="no such file"):
+        resolve(f"{tmp_path}/scaled.py:Scaled", example=tmp_path / "y.npz")
+    with pytest.raises(SourceError, match="is a family: example cannot be given"):
+        resolve("mlp", example=tmp_path / "x.npz")
+
+
+def test_a_decoder_of_the_users_own_is_exported_with_its_cache(tmp_path: Path) -> None:
+    (tmp_path / "lm.py").write_text(DECODER)
+    name = f"{tmp_path}/lm.py:Cached"
+    declared = {"inputs": ["input_ids:int64[batch,sequence]<23"], "dynamic": ["input_ids:1=sequence:1..80"]}
+    source = resolve(name, task="generate", **declared)  # type: ignore[arg-type]
+    assert source.is_decoder and source.signature.axis("past+sequence").maximum == 80
+    artifact = export(source, out=tmp_path / "lm.onnx")
+    assert artifact.lineage[-1].options["generated"]["tokens"] == 64
+    with pytest.raises(UsageError, match="the ids and the longest text must be declared"):
+        resolve(name, task="generate", inputs=["input_ids:int64[2,7]<23"])
+    with pytest.raises(SourceError, match="mlp-tiny is no causal language model"):
+        resolve("mlp:tiny", task="generate")
+
+
+def test_the_range_of_ids_that_an_example_suggests_is_said() -> None:
+    source = from_module(nn.Embedding(50, 4), {"input": torch.tensor([[3, 41]])}, dynamic={"input": {0: "batch"}})
+    assert source.signature.inputs[0].high == 42
+    assert source.notes == (
+        "input is proven for values below 42, as in the example; declare --input 'input:int64[batch,2]<42' for more",
+    )
+    assert not from_module(nn.Linear(3, 2), torch.ones(2, 3)).notes
