@@ -109,10 +109,13 @@ def unpack(packed: Array, bits: int, count: int) -> Array:
 
 
 def usable(scales: Array) -> Array:
-    """As float32; 1 where a scale is too small to divide by: such a block is constant 0."""
+    """As float32; another where a scale is too small to divide by: such a block is constant 0.
+
+    A small one: kernels subtract the zero point after they have summed, and what is lost there is multiplied by it.
+    """
     scales = np.asarray(scales, np.float64)
     with np.errstate(over="ignore"):  # refused by name when the weight is done
-        kept: Array = np.where(np.abs(scales) < np.finfo(np.float32).tiny, 1.0, scales).astype(np.float32)
+        kept: Array = np.where(np.abs(scales) < np.finfo(np.float32).tiny, 2.0**-32, scales).astype(np.float32)
     return kept
 
 

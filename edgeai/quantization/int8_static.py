@@ -14,7 +14,16 @@ from edgeai.errors import QuantizationError, UsageError
 from edgeai.quantization.bias_correction import correct_biases
 from edgeai.quantization.calibration import Calibration
 from edgeai.quantization.histogram import MARK
-from edgeai.quantization.integer_nodes import WEIGHTED, is_float, origin, possible, score_path, tensors, watched
+from edgeai.quantization.integer_nodes import (
+    WEIGHTED,
+    captured_path,
+    is_float,
+    origin,
+    possible,
+    score_path,
+    tensors,
+    watched,
+)
 from edgeai.quantization.observers import observe
 from edgeai.quantization.own_constants import own_constants
 from edgeai.quantization.preparation import refuse_weightless, weighted_nodes
@@ -73,7 +82,7 @@ class Int8Static:
         _refuse_nonfinite(weighted)
         own_constants(model.graph, weighted)
         free_names(model.graph)
-        kept = score_path(model.graph) | set(self.exclude)
+        kept = score_path(model.graph) | captured_path(model.graph) | set(self.exclude)
         smoothed = Smoothed(model)
         if self.smooth is not None:
             seen = self._observe(model, _nodes(model, kept), setting)

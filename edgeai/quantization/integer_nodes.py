@@ -19,6 +19,9 @@ WEIGHTED = frozenset({"MatMul", "Gemm", "Conv"})
 # The same values in another arrangement: what is known of the input is known of the output.
 _ARRANGING = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 
+# What ONNX Runtime moves conversions past.
+_MOVED_PAST = _ARRANGING | {"MaxPool", "Slice"}
+
 # Between scores and Softmax stand masks of -10000 or -inf: rounded to one scale with them, every score is 0.
 _SCORE_OPS = frozenset({"Add", "Sub", "Mul", "Div", "Where", "Reshape", "Cast", "Min", "Max", "Clip"})
 
@@ -50,6 +53,23 @@ def score_path(graph: ir.Graph) -> set[str]:
         if node is not None and node.op_type in _SCORE_OPS and node.name not in found:
             found.add(str(node.name))
             pending += node.inputs
+    return found
+
+
+def captured_path(graph: ir.Graph) -> set[str]:
+    """Names of the nodes that only rearrange what the bodies of If and Loop read from around them.
+
+    ONNX Runtime moves a DequantizeLinear past such a node, and aborts the process at a reader that is a body (1.31).
+    """
+    found: set[str] = set()
+    readers = (node for node in ir.traversal.RecursiveGraphIterator(graph) if node.graph is not graph)
+    pending = [value for node in readers for value in node.inputs]
+    while pending:
+        value = pending.pop()
+        node = value.producer() if value is not None else None
+        if node is not None and node.graph is graph and node.op_type in _MOVED_PAST and node.name not in found:
+            found.add(str(node.name))
+            pending.append(node.inputs[0])
     return found
 
 

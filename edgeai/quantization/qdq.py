@@ -20,7 +20,7 @@ import onnx_ir.passes.common as common
 
 from edgeai.errors import QuantizationError
 from edgeai.ort import onnxruntime
-from edgeai.quantization.integer_nodes import QDQ_OPS, score_path
+from edgeai.quantization.integer_nodes import QDQ_OPS, captured_path, score_path
 from edgeai.quantization.ranges import Range
 from edgeai.quantization.weights import IntegerType
 
@@ -63,10 +63,12 @@ def insert_qdq(
         "ActivationSymmetric": types.symmetric_activations,
         "TensorQuantOverrides": {name: [{"reduce_range": False}] for name in _elementwise_constants(nodes)},
     }
+    proto = _typed_proto(model, ranges)
+    passed = _hide_inputs_among_outputs(proto.graph)
     try:
         with _quiet():
             quantizer = QDQQuantizer(
-                _typed_proto(model, ranges),
+                proto,
                 types.per_channel,
                 types.reduce_range,
                 integers[types.weight],
@@ -78,13 +80,15 @@ def insert_qdq(
                 options,
             )
             quantizer.quantize_model()
-            quantizer.model.topological_sort()
     except Exception as error:  # it asserts and looks up what a strange graph does not have
         raise QuantizationError(
             f"ONNX Runtime's quantizer cannot handle this graph: {type(error).__name__}: {error}"
         ) from error
     result: onnx.ModelProto = quantizer.model.model
+    for position, output in passed:
+        result.graph.output.insert(position, output)
     quantized: ir.Model = ir.from_proto(result)
+    quantized.graph.sort()  # the quantizer's own sort does not see what the bodies of If and Loop read
     quantized.producer_name, quantized.producer_version = model.producer_name, model.producer_version
     quantized.metadata_props.pop(_INFERRED[0], None)
     _unround(quantized, exact)
@@ -116,6 +120,7 @@ def _elementwise_constants(nodes: list[ir.Node]) -> set[str]:
 
 
 def _typed_proto(model: ir.Model, floats: Mapping[str, Range]) -> onnx.ModelProto:
+    ir.external_data.load_to_model(model)  # the quantizer looks for data files in the working directory
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]  # exporters leave shapes there that later passes made wrong
     known = {value.name for value in (*proto.graph.input, *proto.graph.output)}
@@ -132,7 +137,7 @@ def _unround(model: ir.Model, exact: Collection[str]) -> None:
     Rounding scores once more costs accuracy, and lets ONNX Runtime fuse QLinearSoftmax, which answers 0 instead of 1
     for rows of one element (seen with 1.31 on x86: any attention over a sequence of length 1).
     """
-    names = score_path(model.graph) | set(exact)
+    names = score_path(model.graph) | captured_path(model.graph) | set(exact)
     for node in model.graph:
         if node.op_type != "Softmax" and node.name not in names:
             continue
@@ -144,6 +149,15 @@ def _unround(model: ir.Model, exact: Collection[str]) -> None:
             if quantize is not None and quantize.op_type == "QuantizeLinear":
                 node.replace_input_with(position, quantize.inputs[0])
     common.RemoveUnusedNodesPass()(model)
+
+
+def _hide_inputs_among_outputs(graph: onnx.GraphProto) -> list[tuple[int, onnx.ValueInfoProto]]:
+    """Take away the outputs that are inputs too, with their positions: the quantizer would compute them once more."""
+    inputs = {value.name for value in graph.input}
+    found = [(position, value) for position, value in enumerate(graph.output) if value.name in inputs]
+    for position, _ in reversed(found):
+        del graph.output[position]
+    return found
 
 
 @contextlib.contextmanager

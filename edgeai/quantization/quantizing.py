@@ -67,7 +67,7 @@ def quantize(
     if opset < recipe.minimum_opset:
         raise QuantizationError(
             f"{artifact.path}: opset {opset}, but {recipe.name} needs at least {recipe.minimum_opset}",
-            hint="export it again at opset 20",
+            hint="edgeai export FILE --opset 20 -o NEW.onnx raises it",
         )
     setting = Setting(str(artifact.path), signature, samples, machine(), progress)
     if isinstance(recipe, Streaming) and recipe.streams and weight_bytes(source) > STREAMED_ABOVE_BYTES:

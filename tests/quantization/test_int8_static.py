@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from edgeai import modelfile
@@ -258,3 +259,10 @@ def test_the_root_logger_keeps_its_handlers(write: Callable[..., Artifact], tmp_
     before = list(logging.root.handlers)
     quantize(write(_LINEAR, W=_floats(16, 8)), Int8Static(), samples=_X, out=tmp_path / "q.onnx")
     assert logging.root.handlers == before
+
+
+def test_weights_in_a_file_of_their_own(write: Callable[..., Artifact], distance: Any, tmp_path: Path) -> None:
+    artifact = write(_LINEAR, W=_floats(16, 8))
+    onnx.save(onnx.load(artifact.path), artifact.path, save_as_external_data=True, location="w", size_threshold=0)
+    done = quantize(artifact, Int8Static(), samples=_X, out=tmp_path / "q.onnx")
+    assert distance(artifact, done, _X) < 0.05

@@ -112,6 +112,34 @@ CASES: dict[str, tuple[str, dict[str, np.ndarray], Samples]] = {
         {"W": _floats(16, 8)},
         _X,
     ),
+    "an output that is an input": (
+        "g (float[n, 16] x) => (float[n, 8] y, float[n, 16] x) { y = MatMul(x, W) }",
+        {"W": _floats(16, 8)},
+        _X,
+    ),
+    "the body of an If that reads what an integer node computes": (
+        """g (float[n, 16] x, bool c) => (float[n, 8] y) {
+            h = MatMul(x, W)
+            y = If(c) <then_branch = t () => (float[n, 8] p) { p = Relu(h) },
+                       else_branch = e () => (float[n, 8] q) { q = Tanh(h) }> }""",
+        {"W": _floats(16, 8)},
+        Samples.from_feeds([{"x": _floats(5, 16), "c": np.array(i % 2 == 0)} for i in range(4)]),
+    ),
+    "the body of an If that reads it rearranged": (
+        """g (float[n, 16] x, bool c) => (float[n, 8] y) {
+            h = MatMul(x, W) t = Transpose<perm = [1, 0]>(h) u = Transpose<perm = [1, 0]>(t)
+            y = If(c) <then_branch = t () => (float[n, 8] p) { p = Relu(u) },
+                       else_branch = e () => (float[n, 8] q) { q = Tanh(u) }> }""",
+        {"W": _floats(16, 8)},
+        Samples.from_feeds([{"x": _floats(5, 16), "c": np.array(i % 2 == 0)} for i in range(4)]),
+    ),
+    "a Gemm between two transpositions that ONNX Runtime would fuse": (
+        """g (float[n, 16] x) => (float[n, 8] y) {
+            t = Transpose<perm = [1, 0]>(x) w = Transpose<perm = [1, 0]>(v)
+            h = Gemm<transA = 1>(t, w) y = MatMul(h, W) }""",
+        {"v": _floats(1, 16), "W": _floats(1, 8)},
+        _X,
+    ),
 }
 
 
