@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 # Two cores serve the whole suite: oversubscribed pools would make every test wait for every other.
@@ -62,3 +65,15 @@ def built(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
         return out
 
     return path
+
+
+_DRAWN: dict[str, dict[str, Any]] = {}
+
+
+@pytest.fixture(autouse=True)
+def _the_same_numbers_in_any_order(request: pytest.FixtureRequest) -> None:
+    """A module's own generator starts each test where the module left it: the order of the tests is random."""
+    generator = getattr(request.module, "_RANDOM", None)
+    if isinstance(generator, np.random.Generator):
+        state = _DRAWN.setdefault(request.module.__name__, copy.deepcopy(dict(generator.bit_generator.state)))
+        generator.bit_generator.state = copy.deepcopy(state)
