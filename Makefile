@@ -1,5 +1,6 @@
 # Two commands do all the set-up: `make demo` (the main job on real data) and `make test`.
 PYTHON ?= python3
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 # onnxruntime-gpu exists for these platforms only; it serves machines without a GPU too.
@@ -18,7 +19,7 @@ demo: install
 	$(BIN)/edgeai demo --out demo --resume
 
 test: check
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-fail-under=90
 
 check: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 # Two cores serve the whole suite: oversubscribed pools would make every test wait for every other.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 FAMILY_NAMES = ("mlp", "cnn", "resnet", "transformer", "bert", "gpt")
 
