@@ -14,7 +14,7 @@ from collections.abc import Iterator
 @contextlib.contextmanager
 def quiet(*, descriptors: bool = False) -> Iterator[None]:
     """Keep what torch and its exporters say out of everything. `descriptors` silences C++ too, in every thread."""
-    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir", "huggingface_hub")]
     levels = [logger.level for logger in loggers]
     with (
         warnings.catch_warnings(),

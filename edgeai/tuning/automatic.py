@@ -118,7 +118,8 @@ def _judged(
     rows = [
         Row(
             name, size[name], ratio_of(report, name), one.final if (one := made.get(name)) else None,
-            one.kept_float if one else (), one.float_share if one else 0.0, choice.reasons[name],
+            one.kept_float if one else (), one.float_share if one else 0.0,
+            choice.reasons[name] + ("" if one is None or one.resolved else f"; the drop is {one.unresolved}"),
         )
         for name in paths
     ]  # fmt: skip

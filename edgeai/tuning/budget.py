@@ -77,12 +77,17 @@ class Budgeted:
         return self.final.high <= self.max_drop or self.final.low > self.max_drop
 
     @property
+    def unresolved(self) -> str:
+        """What is said of a drop whose interval reaches across the budget."""
+        return f"not resolved with {self.final.samples} samples"
+
+    @property
     def summary(self) -> str:
         """One line: the metric before and after, with its interval, and whether so few samples can tell."""
         m = self.final
         said = f"{m.name} {m.reference:.4g} -> {m.candidate:.4g}, a drop of {m.drop:.2%} ({m.low:.2%} to {m.high:.2%})"
         verdict = "within" if self.holds else "beyond"
-        unsure = "" if self.resolved else f", not resolved with {m.samples} samples"
+        unsure = "" if self.resolved else f", {self.unresolved}"
         kept = f"{len(self.kept_float)} nodes with {self.float_share:.0%} of the weights stay in float"
         return f"{said}: {verdict} {self.max_drop:.2%}{unsure}; {kept}"
 
@@ -115,21 +120,23 @@ def within_budget(
             order = search.sensitivities()
             kept, complete = search.fewest_in_float(order, deadline)
             names = tuple(name for group in kept for name in group.nodes)
-            chosen = dataclasses.replace(recipe, exclude=(*_excluded(recipe), *names))  # type: ignore[type-var]
             draft = quantize(
-                artifact, chosen, samples=splits.calibration, out=Path(directory, "chosen.onnx"), progress=progress
-            )
+                artifact, search.excluding(names), samples=splits.calibration,
+                out=Path(directory, "chosen.onnx"), progress=progress,
+            )  # fmt: skip
             with load(draft.path, ep="cpu") as engine:
                 final = search.score(engine, splits.score)
+            written = modelfile.save(
+                modelfile.load(draft.path), dataclasses.replace(draft, path=Path(out)), overwrite=overwrite
+            )
         finally:
             search.reference.close()
     total = sum(one.group.elements for one in order)
     share = sum(group.elements for group in kept) / total if total else 0.0
-    found = Budgeted(draft, names, share, tuple(order), search.tried, final, max_drop, complete)
+    found = Budgeted(written, names, share, tuple(order), search.tried, final, max_drop, complete)
     if not found.holds and found.resolved:
         progress.log(f"the budget does not hold on the samples kept for the score: {found.summary}")
-    written = quantize(artifact, chosen, samples=splits.calibration, out=out, overwrite=overwrite, progress=SILENT)
-    return dataclasses.replace(found, artifact=written)
+    return found
 
 
 def _excluded(recipe: Recipe) -> tuple[str, ...]:
@@ -157,7 +164,7 @@ class _Search:
 
     def sensitivities(self) -> list[Sensitivity]:
         """The groups that the recipe would quantize, the most harmful first."""
-        applied = self._recipe.apply(self._model.clone(), self._setting).model
+        applied = self.excluding(()).apply(self._model.clone(), self._setting).model
         found = groups(self._model, applied)
         few = self._splits.search.take(slice(0, _SENSITIVITY_SAMPLES))
         measured = []
@@ -221,10 +228,15 @@ class _Search:
                 squares += difference(self.reference.run(feed)[name], engine.run(feed)[name]).squares
         return float(np.sqrt(squares[2] / squares[0])) if squares[0] else float(squares[2] > 0)
 
-    def _quantized(self, excluded: Sequence[str]) -> Path:
+    def excluding(self, names: Sequence[str]) -> Recipe:
+        """The recipe with these nodes in float too; what it observes on the calibration samples serves the next."""
         recipe: Any = self._recipe
-        recipe = dataclasses.replace(recipe, exclude=(*_excluded(self._recipe), *excluded))
-        applied = recipe.apply(self._model.clone(), self._setting)
+        known = {"cache": str(self._directory / "calibration")} if getattr(recipe, "cache", "") is None else {}
+        changed: Recipe = dataclasses.replace(recipe, exclude=(*_excluded(recipe), *names), **known)
+        return changed
+
+    def _quantized(self, excluded: Sequence[str]) -> Path:
+        applied = self.excluding(excluded).apply(self._model.clone(), self._setting)
         path = self._directory / "candidate.onnx"
         modelfile.save(applied.model, Artifact(path, (), self._setting.signature), overwrite=True)
         return path
