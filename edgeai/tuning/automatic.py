@@ -70,8 +70,9 @@ def quantize_auto(
 ) -> AutoReport:
     """Write the best form of `artifact` that keeps its accuracy to `out`, if it is better than the float file.
 
-    `seconds` is shared by the recipes. `resume` is a directory that keeps what was found out. `force` writes the best
-    quantized form even where the float file is better; then only a budget that does not hold stops it.
+    Of `recipes` that are named, one that is smaller is kept even where it is slower. `seconds` is shared by the
+    recipes. `resume` is a directory that keeps what was found out. `force` writes the best quantized form even where
+    the float file is better; then only a budget that does not hold stops it.
     Raises ExistsError if `out` is there; a recipe that cannot be applied is a row with the reason.
     """
     refuse_existing(out, overwrite)
@@ -92,7 +93,10 @@ def quantize_auto(
             except EdgeAIError as error:
                 refused[recipe.name] = error.message
                 progress.log(f"{recipe.name}: {error.message}")
-        rows, winner = _judged(artifact, made, refused, splits.search, directory, workload, force, progress)
+        rows, winner = _judged(
+            artifact, made, refused, splits.search, directory, workload, progress, force=force,
+            named=recipes is not None,
+        )  # fmt: skip
         if winner == BASELINE:
             return AutoReport(winner, None, rows)
         best = made[winner].artifact
@@ -104,22 +108,25 @@ def quantize_auto(
 
 def _judged(
     artifact: Artifact, made: Mapping[str, Budgeted], refused: Mapping[str, str], samples: Samples, directory: Path,
-    workload: bench.Workload, force: bool, progress: Progress,
+    workload: bench.Workload, progress: Progress, *, force: bool, named: bool,
 ) -> tuple[tuple[Row, ...], str]:  # fmt: skip
     paths = {BASELINE: artifact.path} | {name: one.artifact.path for name, one in made.items()}
     report = time_together(paths, samples, directory, workload, progress)
     size = {name: file_bytes(path) for name, path in paths.items()}
     measured = {name: _measured(name, size[name], report, made.get(name)) for name in paths}
     choice = choose(measured[BASELINE], [one for name, one in measured.items() if name != BASELINE])
-    winner = choice.name
-    if force and winner == BASELINE:
+    winner, reasons = choice.name, dict(choice.reasons)
+    if winner == BASELINE and (force or named):
         allowed = [one for name, one in measured.items() if name != BASELINE and not one.refused]
-        winner = min(allowed, key=lambda one: one.ratio).name if allowed else winner
+        kept = [one for one in allowed if force or one.size_bytes < size[BASELINE]]
+        if kept:
+            winner = min(kept, key=lambda one: one.ratio).name
+            reasons |= {BASELINE: f"replaced by {winner}, as asked", winner: f"kept as asked: {reasons[winner]}"}
     rows = [
         Row(
             name, size[name], ratio_of(report, name), one.final if (one := made.get(name)) else None,
             one.kept_float if one else (), one.float_share if one else 0.0,
-            choice.reasons[name] + ("" if one is None or one.resolved else f"; the drop is {one.unresolved}"),
+            reasons[name] + ("" if one is None or one.resolved else f"; the drop is {one.unresolved}"),
         )
         for name in paths
     ]  # fmt: skip

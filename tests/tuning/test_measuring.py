@@ -14,7 +14,7 @@ from edgeai.artifact import Artifact
 from edgeai.errors import QuantizationError, UsageError
 from edgeai.quantization import Int8Dynamic
 from edgeai.samples import Samples
-from edgeai.tuning import measuring
+from edgeai.tuning import automatic, measuring
 from edgeai.tuning.automatic import AutoReport, Row, require_kept, search
 from edgeai.tuning.measuring import Harm, measure_harm, quantize_measured
 
@@ -69,6 +69,21 @@ def test_auto_finds_a_form_within_the_budget_or_says_why_not(
     assert kept.lineage[-1].tool == "quantize"
     assert rows["int8-static"]["metric"]["name"] == "accuracy"
     assert "judged by accuracy on 120 samples in three splits" in done.stderr
+
+
+def test_a_recipe_that_is_named_is_kept_where_it_is_smaller(
+    exported: Callable[[str], Path], trained: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = modelfile.open_artifact(exported("mlp"))
+    scoring = Samples.load(trained("mlp") / "scoring.npz").take(slice(0, 80))
+    monkeypatch.setattr(automatic, "ratio_of", lambda report, name: None if name == "fp32" else (1.3, 1.2, 1.4))
+    report = search(source, scoring, out=tmp_path / "q.onnx", max_drop=1.0, recipes=[Int8Dynamic()])
+    assert report.chosen == "int8-dynamic" and (tmp_path / "q.onnx").is_file()
+    reasons = {row.name: row.reason for row in report.rows}
+    assert reasons["fp32"] == "replaced by int8-dynamic, as asked"
+    assert reasons["int8-dynamic"].startswith("kept as asked: slower than fp32: 1.30x")
+    auto = search(source, scoring, out=tmp_path / "a.onnx", max_drop=1.0)
+    assert auto.chosen == "fp32" and not (tmp_path / "a.onnx").exists()
 
 
 def test_nothing_better_is_an_error_with_the_reasons() -> None:
