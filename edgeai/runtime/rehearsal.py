@@ -73,7 +73,8 @@ def main(model: str, feeds: str, providers: str, settings: str) -> None:
     """Run every feed, saying its number first."""
     with load(model, ep=providers.split(","), settings=json.loads(settings)) as session:
         for index, feed in enumerate(Samples.load(feeds).feeds()):
-            print(index, flush=True)  # noqa: T201 (what the parent reads)
+            sys.stdout.write(f"{index}\n")
+            sys.stdout.flush()  # the parent reads it even if the next line ends this process
             try:
                 session.run(feed)
             except EdgeAIError:  # a refusal is no death: the parent gets it too
