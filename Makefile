@@ -19,7 +19,7 @@ demo: install
 	$(BIN)/edgeai demo --out demo --resume
 
 test: check
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 0 --cov --cov-report=term --cov-fail-under=90
 
 check: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check

@@ -98,17 +98,21 @@ def size_of(axis: int | str, sizes: Sizes) -> int:
 
 
 def shape_plans(signature: Signature) -> list[dict[str, int]]:
-    """Sizes to try, each within the declared ranges and `MAX_ELEMENTS`; the first is the small usual shape."""
+    """Sizes to try, each within the declared ranges and `MAX_ELEMENTS`; the first is the small usual shape.
+
+    Where even the smallest declared sizes exceed `MAX_ELEMENTS`, those alone.
+    """
     axes = [signature.axis(name) for name in axis_names(signature)]
     usual = {axis.name: _times(axis, _SIZES[i % len(_SIZES)]) for i, axis in enumerate(axes)}
-    plans = [usual, {axis.name: axis.minimum for axis in axes}, {axis.name: _times(axis, _LARGER) for axis in axes}]
+    least = {axis.name: axis.minimum for axis in axes}
+    plans = [usual, least, {axis.name: _times(axis, _LARGER) for axis in axes}]
     for axis in axes:
         plans += [{**usual, axis.name: size} for size in (axis.minimum, *(_times(axis, n) for n in (1, 3, _LARGER)))]
         plans.append(_largest(signature, axis, usual))
     distinct: dict[tuple[tuple[str, int], ...], dict[str, int]] = {}
     for plan in plans:
         distinct.setdefault(tuple(plan.items()), plan)
-    return [plan for plan in distinct.values() if _allowed(signature, plan)] or [usual]
+    return [plan for plan in distinct.values() if _allowed(signature, plan)] or [least]
 
 
 def _plans(signature: Signature, shapes: bool) -> Iterator[tuple[dict[str, int], Style]]:

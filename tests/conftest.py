@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import resource
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,9 @@ import pytest
 
 # Two cores serve the whole suite: oversubscribed pools would make every test wait for every other.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+# A test that eats memory fails by name; without this the kernel kills the whole worker.
+if (_LIMITS := resource.getrlimit(resource.RLIMIT_DATA))[0] == resource.RLIM_INFINITY:
+    resource.setrlimit(resource.RLIMIT_DATA, (10 << 30, _LIMITS[1]))
 
 FAMILY_NAMES = ("mlp", "cnn", "resnet", "transformer", "bert", "gpt")
 
