@@ -33,15 +33,16 @@ def fixing_of(axis: str, capture: Callable[[], object], signature: Signature) ->
     """
     listener = _Listener(axis, signature)
     logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    kept = logger.handlers[:], logger.level, logger.propagate
-    logger.handlers[:], logger.propagate = [listener], False
+    kept = logger.handlers[:], logger.level, logger.propagate, logger.disabled
+    # logging.config disables every logger that it does not know, unless told otherwise.
+    logger.handlers[:], logger.propagate, logger.disabled = [listener], False, False
     logger.setLevel(logging.INFO)
     try:
         with quiet(), contextlib.suppress(Exception):  # the failure that is being looked into
             listener.depth = len(traceback.extract_stack())
             capture()
     finally:
-        logger.handlers[:], logger.propagate = kept[0], kept[2]
+        logger.handlers[:], logger.propagate, logger.disabled = kept[0], kept[2], kept[3]
         logger.setLevel(kept[1])
     return listener.found
 

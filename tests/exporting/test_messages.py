@@ -1,5 +1,6 @@
 """Errors that teach: one line, which says what, where in the user's code, and what to do."""
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -68,10 +69,17 @@ def refusal(tmp_path: Path, name: str) -> str:
     return str(caught.value)
 
 
-def test_an_axis_that_is_baked_in_is_named_with_input_and_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("disabled", [False, True])
+def test_an_axis_that_is_baked_in_is_named_with_input_and_line(
+    disabled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in an application whose logging.config has disabled every logger that it did not name."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    monkeypatch.setattr(logger, "disabled", disabled)
     line = refusal(tmp_path, "Fixed")
     assert "axis width (axis 1 of input x) is fixed to 4 by the module's code (model.py:19): it is baked in; " in line
     assert line.endswith("(use tensor.shape in place of a number, or declare the axis as fixed)")
+    assert logger.disabled is disabled
 
 
 def test_an_axis_that_torchs_own_module_bakes_in_is_not_blamed_on_the_caller(tmp_path: Path) -> None:
