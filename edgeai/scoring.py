@@ -26,7 +26,7 @@ def score(
     for feed, labels in labelled:
         for kept, engine in zip(scores, (reference, candidate), strict=True):
             kept.append(metric.per_sample(engine.run(feed)[name], labels))
-    return _paired_bootstrap(metric, np.concatenate(scores[0]), np.concatenate(scores[1]))
+    return paired_bootstrap(metric, np.concatenate(scores[0]), np.concatenate(scores[1]))
 
 
 def judge(scored: MetricAgreement, max_drop: float) -> Finding:
@@ -38,7 +38,8 @@ def judge(scored: MetricAgreement, max_drop: float) -> Finding:
     return Finding("note", f"{change}: {interval}")
 
 
-def _paired_bootstrap(metric: Metric, reference: Array, candidate: Array) -> MetricAgreement:
+def paired_bootstrap(metric: Metric, reference: Array, candidate: Array) -> MetricAgreement:
+    """Of what `metric.per_sample` said of the same samples, (N,) each. The same arrays give the same interval."""
     a, b = metric.summary(reference), metric.summary(candidate)
     generator = np.random.default_rng(0)
     drops = []

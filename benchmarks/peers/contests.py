@@ -1,0 +1,147 @@
+"""Who runs what in `benchmarks/speed_peers.py`: the workloads, the runners in each, and the goals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from peers.environments import EDGEAI
+
+REFERENCE = "ONNX Runtime fp32"
+COSINE = 0.99
+CALIBRATION = 32  # random feeds: the weights are random too
+SEQUENCE = 128
+HELP = {"help": True}  # past what ONNX Runtime's dynamic quantizer fails on: common/helped.py
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A peer with a file. `recipe` makes the file from the float one first; `form` is how it is opened.
+
+    `maker` is the peer that makes the file, where that is another one.
+    """
+
+    name: str
+    peer: str
+    form: str
+    recipe: str = ""
+    recipe_options: Mapping[str, object] = field(default_factory=dict)
+    form_options: Mapping[str, object] = field(default_factory=dict)
+    maker: str = ""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The fastest runner whose name starts with `ours` is to be `factor` times as fast as `against`."""
+
+    against: str
+    factor: float
+    ours: str = EDGEAI
+
+
+@dataclass(frozen=True)
+class Contest:
+    """`model` is a family and preset with random weights; `about` says what one run is."""
+
+    name: str
+    model: str
+    about: str
+    runners: tuple[Runner, ...]
+    goals: tuple[Goal, ...]
+
+
+def _recipe(name: str, form: str | None = None, **options: object) -> dict[str, object]:
+    return {"name": name, "form": form, **options}
+
+
+def _edgeai(name: str, recipe: Mapping[str, object], **settings: object) -> Runner:
+    return Runner(f"{EDGEAI} {name}", EDGEAI, "session", "recipe", recipe, {"settings": settings or None})
+
+
+PYTORCH = (Runner("PyTorch eager", "pytorch", "eager"), Runner("PyTorch compiled", "pytorch", "compiled"))
+# What synchronizing two threads costs, a small model does not earn back.
+SINGLE = Runner("PyTorch eager, one thread", "pytorch", "eager", form_options={"threads": 1})
+FLOAT = (
+    Runner(REFERENCE, "onnxruntime", "session"),
+    Runner("OpenVINO fp32", "openvino", "compiled", form_options={"precision": "f32"}),
+)
+BFLOAT = Runner("OpenVINO bf16", "openvino", "compiled", form_options={"precision": "bf16"})
+BUILT = Runner(f"{EDGEAI} build", EDGEAI, "session", "build")
+OPTIMIZED = Runner(f"{EDGEAI} fp32", EDGEAI, "session", "rewritten", {"form": "mha"})
+# ONNX Runtime's fused kernel is slower than the two that it replaces on some CPUs.
+UNFUSED = {"disabled_optimizers": ["SkipLayerNormFusion"]}
+
+
+def _nncf(transformer: bool) -> Runner:
+    return Runner(
+        "OpenVINO NNCF int8", "openvino", "compiled", "nncf-openvino", {"transformer": transformer},
+        {"precision": "f32"},
+    )  # fmt: skip
+
+
+def _llama(kind: str, prompt: bool) -> Runner:
+    recipe = ("gguf", {}) if kind == "F32" else ("quantized", {"kind": kind})
+    return Runner(f"llama.cpp {kind}", "llama_cpp", "opened", *recipe, {"prompt": []} if prompt else {})
+
+
+def _decoder(prompt: bool) -> tuple[Runner, ...]:
+    return (
+        *PYTORCH,
+        *FLOAT,
+        Runner("ONNX Runtime quantize_dynamic", "onnxruntime", "session", "dynamic", HELP),
+        *(_llama(kind, prompt) for kind in ("F32", "Q8_0", "Q4_0")),
+        Runner(f"{EDGEAI} fp32", EDGEAI, "session", "rewritten", {"form": "gqa"}),
+        *(_edgeai(f"int8-dynamic {form}", _recipe("int8-dynamic", form)) for form in ("portable", "gqa")),
+        _edgeai("int8-weight gqa", _recipe("int8-weight", "gqa")),
+        *(
+            _edgeai(f"int4-weight {size} gqa", _recipe("int4-weight", "gqa", block_size=size))
+            for size in (32, 128)
+        ),
+    )  # fmt: skip
+
+
+SMALL_GOALS = (Goal("PyTorch eager", 3.0), Goal("PyTorch eager, one thread", 3.0), Goal(REFERENCE, 1 / 1.15))
+
+CONTESTS = (
+    Contest("mlp", "mlp:reference", "one row", (*PYTORCH, SINGLE, *FLOAT, OPTIMIZED, BUILT), SMALL_GOALS),
+    Contest("cnn", "cnn:reference", "one image of 8x8", (*PYTORCH, SINGLE, *FLOAT, OPTIMIZED, BUILT), SMALL_GOALS),
+    Contest("bert", "bert:base", f"one sequence of {SEQUENCE} tokens", (
+        *PYTORCH,
+        *FLOAT,
+        BFLOAT,
+        Runner("ONNX Runtime quantize_dynamic", "onnxruntime", "session", "dynamic", HELP),
+        Runner("optimum avx2 dynamic", "optimum", "session", "dynamic", {"target": "avx2", **HELP}),
+        _nncf(transformer=True),
+        OPTIMIZED,
+        *(
+            _edgeai(f"int8-dynamic {form}{told}", _recipe("int8-dynamic", form), **settings)
+            for form in ("mha", "separate-qkv", "attention3d")
+            for told, settings in (("", {}), (", not fused", UNFUSED))
+        ),
+        BUILT,
+    ), (
+        Goal("OpenVINO NNCF int8", 1.05), Goal("PyTorch eager", 6.0), Goal("ONNX Runtime quantize_dynamic", 1.3),
+    )),
+    Contest("resnet", "resnet:base", "one image of 224x224", (
+        *PYTORCH,
+        *FLOAT,
+        BFLOAT,
+        Runner("ONNX Runtime quantize_static", "onnxruntime", "session", "tuned", {"method": "MinMax"}),
+        Runner("optimum avx2 static", "optimum", "session", "static", {"target": "avx2"}),
+        _nncf(transformer=False),
+        Runner(
+            "OpenVINO on edgeai's int8", "openvino", "compiled", "recipe", _recipe("int8-static"),
+            {"precision": "f32"}, maker=EDGEAI,
+        ),
+        OPTIMIZED,
+        _edgeai("int8-static", _recipe("int8-static")),
+        _edgeai("int8-static, uint8 weights", _recipe("int8-static", weight_type="uint8")),
+        BUILT,
+    ), (Goal("OpenVINO NNCF int8", 1.0), Goal(REFERENCE, 2.5))),
+    Contest("gpt-decode", "gpt:base", f"one token after {SEQUENCE}", _decoder(prompt=True), (
+        Goal("llama.cpp Q4_0", 1.2, f"{EDGEAI} int4"), Goal("llama.cpp Q8_0", 1.2, f"{EDGEAI} int8"),
+    )),
+    Contest("gpt-prefill", "gpt:base", f"{SEQUENCE} tokens at once", _decoder(prompt=False), (
+        Goal("llama.cpp Q4_0", 1.0, f"{EDGEAI} int4"), Goal("llama.cpp Q8_0", 1.0, f"{EDGEAI} int8"),
+    )),
+)  # fmt: skip

@@ -1,0 +1,71 @@
+"""edgeai's own driver, on the same terms as the others: a file in, a file out, and an answer for each feed."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from protocol import Feeds, Run, serve
+
+import edgeai
+from edgeai import building
+from edgeai.artifact import Artifact
+from edgeai.graph import optimize
+from edgeai.metrics import METRICS
+from edgeai.modelfile import open_artifact
+from edgeai.quantization import RECIPES, quantize
+from edgeai.samples import Samples
+from edgeai.tuning.automatic import quantize_auto
+from edgeai.tuning.splits import Splits
+
+
+def recipe(source: Path, out: Path, calibration: Feeds, *, name: str, form: str | None = None, **options: Any) -> None:
+    """As `edgeai build` does: the graph rewritten (to `form`, or portably), then one recipe with its defaults."""
+    with tempfile.TemporaryDirectory() as directory:
+        chosen = RECIPES[name](**options)
+        samples = Samples.from_feeds(calibration) if chosen.needs_samples else None
+        quantize(_rewritten(source, directory, form), chosen, samples=samples, out=out)
+
+
+def rewritten(source: Path, out: Path, calibration: Feeds, *, form: str) -> None:  # noqa: ARG001
+    """Another form of the float graph."""
+    optimize(open_artifact(source), out=out, form=form)
+
+
+def auto(source: Path, out: Path, calibration: Feeds, *, search: str, score: str, metric: str, max_drop: float) -> None:
+    """`-p auto --max-drop`; where nothing is better than the float file, that file."""
+    splits = Splits(Samples.from_feeds(calibration), Samples.load(search), Samples.load(score))
+    with tempfile.TemporaryDirectory() as directory:
+        portable = _rewritten(source, directory, None)
+        report = quantize_auto(portable, splits, METRICS[metric], out=out, max_drop=max_drop)
+        if report.artifact is None:
+            shutil.copy(portable.path, out)
+
+
+def build(source: Path, out: Path, calibration: Feeds) -> None:
+    """`edgeai build`: whatever it chooses, as a bundle."""
+    building.build(str(source), Samples.from_feeds(calibration), out=out)
+
+
+def session(source: Path, *, settings: Mapping[str, object] | None = None) -> Run:
+    """A file or a bundle, in the settings that ship."""
+    opened = edgeai.load(source, ep="cpu", settings=settings)
+    first = opened.signature.output_names[0]
+    return lambda feed: opened.run(feed)[first]
+
+
+def _rewritten(source: Path, directory: str, form: str | None) -> Artifact:
+    out = Path(directory, "rewritten.onnx")
+    opened = open_artifact(source)
+    return optimize(opened, out=out, target="portable") if form is None else optimize(opened, out=out, form=form)
+
+
+if __name__ == "__main__":
+    serve(
+        recipes={"recipe": recipe, "rewritten": rewritten, "auto": auto, "build": build},
+        forms={"session": session},
+        packages=("edgeai", "onnxruntime-gpu", "onnx", "torch", "numpy"),
+    )

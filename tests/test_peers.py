@@ -1,0 +1,235 @@
+"""The benchmarks against peers: the pipe to a peer's process, the verdicts, and the page that is written of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeai.bench import Workload
+from edgeai.bench.interleave import Recording, interleave
+from edgeai.bench.loop import Block
+from edgeai.metrics import METRICS
+from edgeai.samples import Samples
+from edgeai.spec import Signature, TensorSpec
+
+ROOT = Path(__file__).parents[1]
+BRIEF = Workload(
+    min_iterations=4, max_iterations=8, min_seconds=0, max_seconds=5, rounds=2, warmup_window=2, warmup_min_seconds=0,
+    warmup_max_seconds=1, settle_seconds=0,
+)  # fmt: skip
+DRIVER = """
+import os, sys, time
+from protocol import serve
+
+print("a tool that prints what is no JSON")
+
+def copy(source, out, calibration, times):
+    out.write_bytes(source.read_bytes() * times * len(calibration))
+
+def fail(source, out, calibration):
+    raise ValueError("cannot take it\\nat all")
+
+def nothing(source, out, calibration):
+    print("done")
+
+def end(source, out, calibration):
+    print("out of luck", file=sys.stderr)
+    os._exit(3)
+
+def hang(source, out, calibration):
+    time.sleep(600)
+
+def doubled(source):
+    return lambda feed: 2 * feed["x"]
+
+recipes = {"copy": copy, "fail": fail, "nothing": nothing, "end": end, "hang": hang}
+serve(recipes=recipes, forms={"doubled": doubled}, packages=("numpy",))
+"""
+
+
+@pytest.fixture
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+@pytest.fixture
+def peer(benchmarks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    from peers import process
+
+    monkeypatch.setattr(process, "QUANTIZING_SECONDS", 60.0)
+    driver = tmp_path / "driver.py"
+    driver.write_text(DRIVER)
+    Samples.from_rows({"x": np.arange(6.0).reshape(3, 2)}).save(tmp_path / "inputs.npz")
+    (tmp_path / "model").write_bytes(b"ab")
+    with process.Peer("fake", [sys.executable, "-P", str(driver)], workload=BRIEF) as opened:
+        yield opened
+
+
+def test_a_file_is_made_with_all_samples_and_options(peer: Any, tmp_path: Path) -> None:
+    seconds = peer.quantize("copy", tmp_path / "model", tmp_path / "out", tmp_path / "inputs.npz", times=2)
+    assert (tmp_path / "out").read_bytes() == b"ab" * 6
+    assert 0 <= seconds < 60
+    assert peer.versions()["numpy"] == np.__version__
+
+
+def test_a_failure_is_told_and_the_next_command_answered(peer: Any, tmp_path: Path) -> None:
+    from peers.process import PeerError
+
+    with pytest.raises(PeerError, match=r"^ValueError: cannot take it at all$"):
+        peer.quantize("fail", tmp_path / "model", tmp_path / "out")
+    with pytest.raises(PeerError, match="wrote nothing"):
+        peer.quantize("nothing", tmp_path / "model", tmp_path / "out")
+    assert "python" in peer.versions()
+
+
+def test_an_end_is_told_with_its_last_words(peer: Any, tmp_path: Path) -> None:
+    from peers.process import PeerError
+
+    with pytest.raises(PeerError, match=r"fake ended with exit code 3: out of luck"):
+        peer.quantize("end", tmp_path / "model", tmp_path / "out")
+    with pytest.raises(PeerError, match="exit code 3"):
+        peer.versions()
+
+
+def test_a_peer_that_hangs_is_given_up(peer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from peers import process
+
+    peer.versions()  # it is up
+    monkeypatch.setattr(process, "QUANTIZING_SECONDS", 0.1)
+    with pytest.raises(process.PeerError, match="no answer to quantize"):
+        peer.quantize("hang", tmp_path / "model", tmp_path / "out")
+    assert not peer.is_alive
+
+
+def test_answers_and_samples_come_back(peer: Any, tmp_path: Path) -> None:
+    peer.load("doubled", tmp_path / "model", tmp_path / "inputs.npz")
+    peer.run(tmp_path / "answers.npz")
+    with np.load(tmp_path / "answers.npz") as answers:
+        assert [answers[f"answer/{i}"].tolist() for i in range(3)] == [[[0, 2]], [[4, 6]], [[8, 10]]]
+    assert len(peer.block(5, budget_ns=10**10, discard=2).samples_ns) == 5
+    assert len(peer.block(5, budget_ns=0).samples_ns) == 1
+
+
+def test_it_takes_turns_with_another_lane(peer: Any, tmp_path: Path) -> None:
+    peer.load("doubled", tmp_path / "model", tmp_path / "inputs.npz")
+    recording = interleave({"a": peer, "b": peer}, BRIEF)
+    assert sorted(recording.order) == ["a", "a", "b", "b"]
+    assert set(recording.order[:2]) == {"a", "b"}
+    assert recording.warm_ups["a"].runs >= 6
+
+
+def test_it_knows_nothing_of_this_process(peer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = dict(
+        line.split("=", 1) for line in Path(f"/proc/{peer._process.pid}/environ").read_text().split("\0") if "=" in line
+    )
+    assert environment["PYTHONPATH"] == str(ROOT / "benchmarks" / "peers" / "common")
+    assert "OMP_NUM_THREADS" not in environment
+
+
+@pytest.mark.parametrize(
+    ("cosine", "faster", "best", "met"),
+    [
+        (0.9999, 3, "edgeai int8", "yes"),
+        (0.9999, 1.5, "edgeai int8", "no"),
+        (0.5, 3, "edgeai fp32", "no"),  # fast nonsense does not count
+    ],
+)
+def test_a_goal_is_met_by_a_fast_and_right_answer(
+    benchmarks: None, cosine: float, faster: float, best: str, met: str
+) -> None:
+    from peers.contests import Goal
+    from speed_peers import judged
+
+    times = {"peer": 1200, "edgeai int8": 1200 / faster, "edgeai fp32": 1100}
+    rows = {name: {"failed": None, "p50_ns": time, "cosine": 1.0} for name, time in times.items()}
+    rows["edgeai int8"]["cosine"] = cosine
+    blocks = {name: [Block((int(time),) * 5, 0)] * 6 for name, time in times.items()}
+    told = judged(Goal("peer", 2.0), rows, Recording(blocks=blocks))
+    assert (told["edgeai"], told["met"]) == (best, met)
+
+
+def test_a_goal_against_a_peer_that_failed_is_not_met(benchmarks: None) -> None:
+    from peers.contests import Goal
+    from speed_peers import judged
+
+    told = judged(Goal("peer", 2.0), {"peer": {"failed": "no"}}, Recording())
+    assert told["met"] == "nothing to compare with"
+
+
+def test_every_goal_is_against_a_runner_of_its_contest(benchmarks: None) -> None:
+    from peers.contests import CONTESTS
+
+    for contest in CONTESTS:
+        names = [runner.name for runner in contest.runners]
+        assert len(set(names)) == len(names)
+        for goal in contest.goals:
+            assert goal.against in names
+            assert any(name.startswith(goal.ours) for name in names)
+
+
+def test_each_side_is_judged_by_its_best_smaller_file(benchmarks: None) -> None:
+    from quantization_peers import FLOAT, METHODS, _Judge, verdict
+
+    signature = Signature((TensorSpec("x", "float32", ("n", 1)),), (TensorSpec("y", "float32", ("n", 2)),))
+    judge = _Judge(METRICS["accuracy"], signature, Samples.from_rows({"x": np.zeros((4, 1))}))
+    right = {FLOAT: 200, METHODS[0].name: 150, METHODS[1].name: 190, METHODS[3].name: 199, METHODS[4].name: 180}
+    rows: dict[str, Any] = {name: {"failed": None, "bytes": 50} for name in right}
+    rows[FLOAT]["bytes"] = rows[METHODS[3].name]["bytes"] = 100  # the best peer quantized nothing
+    rows[METHODS[5].name] = {"failed": "it fell over"}
+    judge._scores = {name: (np.arange(200) < count).astype(float) for name, count in right.items()}
+    told = verdict(rows, judge)
+    assert told is not None
+    assert (told["edgeai"], told["peer"], told["not_below"]) == (METHODS[1].name, METHODS[4].name, True)
+    judge._scores[METHODS[1].name] = judge._scores[METHODS[0].name]
+    worse = verdict(rows, judge)
+    assert worse is not None and not worse["not_below"]
+    del rows[METHODS[4].name]
+    assert verdict(rows, judge) is None
+
+
+def _page() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("quantization_page", ROOT / "scripts" / "quantization_page.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_the_results() -> None:
+    text = (ROOT / "docs" / "quantization.md").read_text(encoding="utf-8")
+    assert _page().render() == text, "run: python scripts/quantization_page.py"
+
+
+def test_a_section_stands_for_each_result_that_is_there(tmp_path: Path) -> None:
+    page = _page()
+    assert "##" not in page.render(tmp_path)
+    metric = {"name": "accuracy", "reference": 0.9, "candidate": 0.8, "drop": 0.1, "low": 0.05, "high": 0.2}
+    row = {"failed": None, "seconds": 1.0, "bytes": 1000, "integer_weight_share": 1.0, "metric": metric}
+    family = {
+        "quick": False, "samples": {"calibration": 5, "score": 7},
+        "rows": {
+            "fp32": row | {"ratio": None, "seconds": None}, "ours": row | {"ratio": [0.5, 0.4, 0.6]},
+            "theirs": {"failed": "Error: [a|b] fell over", "seconds": None},
+        },
+        "verdict": {"edgeai": "ours", "peer": "theirs", "metric": metric, "not_below": False},
+    }  # fmt: skip
+    data = {
+        "machine": {"cpu": "a CPU", "cores": 2, "features": ["avx2"], "versions": {"onnxruntime": "1"}},
+        "versions": {"them": {"python": "3"}}, "families": {"mlp": family},
+    }  # fmt: skip
+    (tmp_path / "quantization_peers.json").write_text(json.dumps(data))
+    text = page.render(tmp_path)
+    assert "in 0 of 1 families" in text
+    assert "| mlp | ours | theirs | accuracy 0.8 and 0.9 | 10.00% (5.00% to 20.00%) | **no** |" in text
+    assert "| ours | 1.0 | 100% | 0.8 | 10.00% (5.00% to 20.00%) | 0.50 (0.40 to 0.60) | 1.0 |" in text
+    assert "Failures, of 1 families: theirs 1." in text
+    assert "- theirs, mlp: Error: \\[a|b\\] fell over." in text
+    assert text.count("\n## ") == 1
