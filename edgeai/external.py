@@ -27,6 +27,8 @@ _MESSAGES: Mapping[str, Mapping[int, str]] = {
     "Entry": {},
 }
 _METADATA = 14  # Model.metadata_props
+_GRAPH, _NODE, _NAME = 7, 1, 3  # Model.graph, Graph.node, Node.name
+_COMPILED = b"\x22\x09EPContext"  # Node.op_type as it is written, also within nested graphs
 _DEEPEST = 100  # protobuf's own limit
 _LENGTH_DELIMITED = 2
 _FIXED_BYTES = {1: 8, 5: 4}
@@ -75,6 +77,25 @@ def refuse_outside(path: str | Path) -> tuple[str, ...]:
     return names
 
 
+def compiled_nodes(path: str | Path) -> tuple[str, ...]:
+    """Names of the EPContext nodes: code that some execution provider compiled. Nodes of subgraphs count as outermost.
+
+    What cannot be read has none: whoever opens the model says what is wrong with it.
+    """
+    try:
+        with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if data[4:8] == b"ORTM":
+                return ("in ONNX Runtime's own format",) if data.find(b"EPContext") >= 0 else ()
+            return tuple(
+                next((data[i:j].decode() for _, i, j in _only(data, begin, end, _NAME)), "")
+                for _, start, stop in _only(data, 0, len(data), _GRAPH)
+                for _, begin, end in _only(data, start, stop, _NODE)
+                if data.find(_COMPILED, begin, end) >= 0
+            )
+    except (OSError, ValueError):
+        return ()
+
+
 def metadata(path: str | Path) -> dict[str, str]:
     """The model's metadata; empty where there is none and for what is not an `.onnx` file.
 
@@ -105,17 +126,21 @@ def _locations(data: mmap.mmap, start: int, end: int, message: str, depth: int) 
         yield strings.get(2, b"").decode()
 
 
+def _only(data: mmap.mmap, start: int, end: int, number: int) -> Iterator[tuple[int, int, int]]:
+    return (found for found in _fields(data, start, end) if found[0] == number)
+
+
 def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """(number, begin, end) of each length-delimited field; the others are stepped over."""
     position = start
     while position < end:
-        tag, position = _varint(data, position, end)
+        tag, position = varint(data, position, end)
         wire = tag & 7
         if wire == 0:
-            _, position = _varint(data, position, end)
+            _, position = varint(data, position, end)
             continue
         if wire == _LENGTH_DELIMITED:
-            length, position = _varint(data, position, end)
+            length, position = varint(data, position, end)
         elif wire in _FIXED_BYTES:
             length = _FIXED_BYTES[wire]
         else:
@@ -127,7 +152,7 @@ def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, i
         position += length
 
 
-def _varint(data: mmap.mmap, position: int, end: int) -> tuple[int, int]:
+def varint(data: mmap.mmap, position: int, end: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if position >= end:

@@ -11,6 +11,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from edgeai import mapped
 from edgeai.artifact import LINEAGE_KEY, Artifact, Step
 from edgeai.errors import ModelFormatError
 from edgeai.external import refuse_outside
@@ -24,7 +25,7 @@ EXTERNAL_DATA_ABOVE_BYTES = 1_500_000_000
 
 
 def load(path: str | Path) -> ir.Model:
-    """Parse an ONNX file; large weights stay memory-mapped on disk.
+    """Parse an ONNX file; large weights stay memory-mapped on disk, inside the file or beside it.
 
     Raises ModelFormatError if it is missing or is not ONNX, UnsafePathError if its weights lie elsewhere.
     """
@@ -33,7 +34,7 @@ def load(path: str | Path) -> ir.Model:
         raise ModelFormatError(f"{path}: {'is a directory' if path.is_dir() else 'no such file'}")
     refuse_outside(path)
     try:
-        model = ir.load(path)
+        model = mapped.load(path)
     # The parser's own errors are not one family: protobuf, unicode, key and value errors all occur on bad bytes.
     except Exception as error:
         raise ModelFormatError(f"{path}: not an ONNX model ({type(error).__name__}: {error})") from error
@@ -100,7 +101,7 @@ def draft(
             _save_with_data(model, written)
         else:
             ir.external_data.load_to_model(model)
-            ir.save(model, written, format="protobuf")
+            _write(model, written)
         check(written, shown_as=path)
         yield dataclasses.replace(artifact, path=written)
 
@@ -125,7 +126,7 @@ def save(
 
 def _save_with_data(model: ir.Model, path: Path) -> None:
     data = path.with_name("weights")
-    ir.save(model, path, format="protobuf", external_data=data.name)
+    _write(model, path, external_data=data.name)
     final = f"{path.stem}-{sha256(data)[:16]}.data"
     os.replace(data, path.with_name(final))
     _point_to(path, data.name, final)
@@ -141,7 +142,27 @@ def _point_to(path: Path, old: str, new: str) -> None:
                     new, tensor.offset, tensor.length, tensor.dtype,
                     shape=tensor.shape, name=tensor.name, base_dir=tensor.base_dir,
                 )  # fmt: skip
-    ir.save(model, path, format="protobuf")
+    _write(model, path)
+
+
+def _write(model: ir.Model, path: Path, *, external_data: str | None = None) -> None:
+    """Shapes of initializers are left out: they stand in the tensors, and tools that transpose those forget the others.
+
+    (`onnxruntime.quantization.quantize_dynamic` then refuses its own result.)
+    """
+    stated = [
+        (value, value.shape, value.type)
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if not value.is_graph_input()
+    ]
+    for value, _, _ in stated:
+        value.shape, value.type = None, None
+    try:
+        ir.save(model, path, format="protobuf", external_data=external_data)
+    finally:
+        for value, shape, dtype in stated:
+            value.shape, value.type = shape, dtype
 
 
 def check(path: Path, *, shown_as: Path | None = None) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from edgeai.tuning.automatic import AutoReport
 
 AUTO = "auto"
+_NAMED = 12  # nodes in the table
 _LONGEST = 250  # characters of an option's value in the table
 
 
@@ -45,6 +47,13 @@ class _RecipeCommand(click.Command):
 @click.option("--output", help="The output that the metric is taken of. [default: the first]")
 @click.option("--time-budget", type=click.FloatRange(min=0), metavar="SECONDS", help="For the search.")
 @click.option("--resume", type=options.PATH, help="A directory that keeps what the search finds out.")
+@click.option(
+    "--quantized-input",
+    type=click.Choice(["refuse", "pass"]),
+    default="refuse",
+    show_default=True,
+    help="What to do with a model that is quantized already; pass copies it, opened and run, as it is.",
+)
 @click.option("--force", is_flag=True, help="Keep a result that is neither smaller nor faster.")
 @options.seed
 @options.overwrite
@@ -59,6 +68,7 @@ def command(
     output: str | None,
     time_budget: float | None,
     resume: Path | None,
+    quantized_input: Literal["refuse", "pass"],
     force: bool,
     seed: int,
     overwrite: bool,
@@ -67,9 +77,10 @@ def command(
 ) -> None:
     """Write a float ONNX file with integer or half-precision weights.
 
-    What became integer is counted in the graph that ONNX Runtime really runs; size, speed and error are measured
-    against the input. With --max-drop or -p auto, layers that cost too much of the metric stay in float: each is tried
-    alone, and calibration, search and score use samples of their own. Otherwise accuracy is judged by `edgeai verify`.
+    What became integer is counted in the graph that ONNX Runtime really runs, and what stays in float is named; size,
+    speed and error are measured against the input. With --max-drop or -p auto, layers that cost too much of the metric
+    stay in float: each is tried alone, and calibration, search and score use samples of their own. Otherwise accuracy
+    is judged by `edgeai verify`. A model whose opset is too old for the recipe is raised first, and that is said.
 
     A model of more than 2 GB is streamed, weight after weight, by int4-weight and int8-weight (but not with gptq);
     the float model is then not run, and the lineage says so.
@@ -90,6 +101,8 @@ def command(
         raise UsageError("auto chooses the recipes and takes none of their options", hint="name a recipe")
     recipe = None if precision == AUTO else construct(RECIPES, precision, fields)
     if recipe is None or max_drop is not None:
+        if quantized_input == "pass":
+            raise UsageError("a search has nothing to find in a model that is quantized already", hint="name a recipe")
         if given is None:
             raise UsageError("a search needs samples", hint="-d samples.npz, with labels for a metric")
         report = search(
@@ -104,8 +117,9 @@ def command(
         require_kept(report)
         return
     artifact, harm = quantize_measured(
-        open_artifact(model), recipe, given, out=out, force=force, overwrite=overwrite, progress=RichProgress()
-    )
+        open_artifact(model), recipe, given, out=out, quantized_input=quantized_input, force=force,
+        overwrite=overwrite, progress=RichProgress(),
+    )  # fmt: skip
     step = next(step for step in reversed(artifact.lineage) if step.tool == "quantize")
     if as_json:
         print_json(to_json(step) | {"measured": None if harm is None else harm.to_json()})
@@ -113,6 +127,7 @@ def command(
     rows = [("size", f"{_megabytes(model):.2f} MB -> {_megabytes(out):.2f} MB")]
     if harm is not None:
         rows.append(("measured", harm.summary))
+    rows.append(("stays float", _stays_float(step.options["coverage"])))
     print_table(("", str(out)), [*rows, *((key, _shown(value)) for key, value in step.options.items())])
 
 
@@ -131,6 +146,17 @@ def _print_search(report: AutoReport) -> None:
     for row in report.rows:
         if row.kept_float:
             click.echo(f"{row.name} keeps in float: {', '.join(row.kept_float)}")
+
+
+def _stays_float(coverage: Mapping[str, Any]) -> str:
+    """The nodes that still multiply with weights in floating point, by name as far as a table goes."""
+    names = coverage["float_names"]
+    if not names:
+        return "nothing that multiplies with weights"
+    more = f" and {len(names) - _NAMED} more, shown by --json" if len(names) > _NAMED else ""
+    stored = coverage["stored_integer_share"] - coverage["integer_weight_share"]
+    aside = f" ({stored:.0%} of the weights are stored as integers for them)" if stored > 0 else ""
+    return ", ".join(names[:_NAMED]) + more + aside
 
 
 def _shown(value: object) -> str:

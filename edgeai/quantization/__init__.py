@@ -15,6 +15,7 @@ from edgeai.quantization.observers import observe
 from edgeai.quantization.quantizing import quantize
 from edgeai.quantization.ranges import Range
 from edgeai.quantization.recipe import Applied, Recipe, Setting
+from edgeai.quantization.targets import int8_for
 
 __all__ = [
     "RECIPES",
@@ -29,6 +30,7 @@ __all__ = [
     "Range",
     "Recipe",
     "Setting",
+    "int8_for",
     "measure_coverage",
     "observe",
     "quantize",

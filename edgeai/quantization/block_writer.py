@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeai.quantization.blocks import Blocks, Grid, pack
+from edgeai.quantization.constants import constant
 from edgeai.quantization.layers import Matrix
 from edgeai.quantization.recipe import Store
 from edgeai.spec import Array
@@ -81,9 +82,4 @@ class BlockWriter:
         ir.convenience.replace_nodes_and_values(node.graph, node, [node], tape.nodes, node.outputs, [result])
 
     def _constant(self, name: str, array: Array) -> ir.Value:
-        while name in self._graph.initializers:
-            name += "_"
-        tensor = self._store(name, array)
-        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-        self._graph.register_initializer(value)
-        return value
+        return constant(self._graph, name, array, self._store)

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeai.errors import DataError, QuantizationError
+from edgeai.mapped import MappedTensor
 from edgeai.quantization.histogram import HALF, Histogram
 from edgeai.quantization.statistics import MOMENTUM, Channels, Statistics
 from edgeai.samples import load_arrays
@@ -141,6 +142,8 @@ def model_digest(model: ir.Model) -> str:
         if tensor is not None:
             add(name, tensor.dtype, tuple(tensor.shape.numpy()))
             state.update(_bytes(tensor))
+            if isinstance(tensor, MappedTensor):
+                tensor.release()
     return state.hexdigest()
 
 

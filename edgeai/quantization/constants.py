@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
+from edgeai.quantization.recipe import Store, in_memory
 from edgeai.spec import Array
 
 
-def constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+def constant(graph: ir.Graph, name: str, array: Array, store: Store = in_memory) -> ir.Value:
     """Register `array` as an initializer; a name that is taken gets underscores."""
     taken = {value.name for value in graph.inputs} | {value.name for node in graph for value in node.outputs}
     while name in graph.initializers or name in taken:
         name += "_"
-    tensor = ir.Tensor(np.ascontiguousarray(array), name=name)
+    tensor = store(name, array)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value

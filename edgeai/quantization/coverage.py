@@ -35,6 +35,9 @@ INTEGER_OPS = frozenset({
     "MatMulNBits", "QMoE",
 })  # fmt: skip
 
+# Where other inputs than the weights are matrices of integers.
+_INTEGER_POSITIONS: Mapping[str, tuple[int, ...]] = {"DynamicQuantizeLSTM": (1, 2)}
+
 _QUANTIZED_MARKS = INTEGER_OPS | {
     "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QEmbedLayerNormalization", "GatherBlockQuantized",
     "MatMulBnb4",
@@ -51,7 +54,7 @@ class Coverage:
 
     Embedding tables that are only looked up multiply with nothing and do not count. `float_names` are the nodes that
     still multiply with constant weights in floating point. `half_weight_share` is the share whose weights are stored
-    as float16 or bfloat16, whatever the kernels make of them.
+    as float16 or bfloat16, `stored_integer_share` as integers, whatever the kernels make of them.
     """
 
     integer_nodes: int
@@ -59,6 +62,7 @@ class Coverage:
     integer_weight_share: float
     float_names: tuple[str, ...]
     half_weight_share: float = 0.0
+    stored_integer_share: float = 0.0
 
 
 def measure_coverage(path: Path) -> Coverage:
@@ -74,36 +78,48 @@ def measure_coverage(path: Path) -> Coverage:
 
 def count(model: ir.Model) -> Coverage:
     """Count integer and float multiplications with constant weights, in subgraphs too."""
-    integer_nodes, integer_elements, float_elements, half_elements = 0, 0, 0, 0
+    integer_nodes, integer_elements, float_elements, half_elements, stored_elements = 0, 0, 0, 0, 0
     float_names: list[str] = []
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if node.op_type in INTEGER_OPS:
             integer_nodes += 1
-            integer_elements += sum(_elements(value, _INTEGERS) for value in node.inputs)
+            positions = _INTEGER_POSITIONS.get(node.op_type, range(len(node.inputs)))
+            integer_elements += sum(_elements(node.inputs[i], _INTEGERS) for i in positions)
         elif node.op_type in WEIGHTED_OPS:
-            positions = [i for i in WEIGHTED_OPS[node.op_type] if i < len(node.inputs)]
             # A weight that is stored as integers but converted back before the product is multiplied in float.
-            stored = [_before_conversion(node.inputs[i]) for i in positions]
+            stored = _stored(node)
             if elements := sum(_elements(value, _INTEGERS | _FLOATS) for value in stored):
                 float_names.append(node.name or str(node.outputs[0].name))
                 float_elements += elements
                 half_elements += sum(_elements(value, _HALVES) for value in stored)
-    total = integer_elements + float_elements
-    share = integer_elements / total if total else 0.0
-    half_share = half_elements / total if total else 0.0
-    return Coverage(integer_nodes, len(float_names), share, tuple(float_names), half_share)
+                stored_elements += sum(_elements(value, _INTEGERS) for value in stored)
+    total = integer_elements + float_elements or 1
+    return Coverage(
+        integer_nodes, len(float_names), integer_elements / total, tuple(float_names),
+        half_elements / total, (integer_elements + stored_elements) / total,
+    )  # fmt: skip
 
 
 def quantized_marks(model: ir.Model) -> list[str]:
-    """The operator types in `model` that only a quantized model has, each once."""
-    types = (node.op_type for node in ir.traversal.RecursiveGraphIterator(model.graph))
-    return sorted({op_type for op_type in types if op_type in _QUANTIZED_MARKS})
+    """What `model` has that only a quantized model has, each once: types of operators, weights stored as integers."""
+    marks = set()
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node.op_type in _QUANTIZED_MARKS:
+            marks.add(node.op_type)
+        elif node.op_type in WEIGHTED_OPS and any(_elements(value, _INTEGERS) for value in _stored(node)):
+            marks.add("integer weights")
+    return sorted(marks)
+
+
+def _stored(node: ir.Node) -> list[ir.Value | None]:
+    """The weights of a node as they are stored, where they are converted or transposed before the product."""
+    return [_before_conversion(node.inputs[i]) for i in WEIGHTED_OPS[node.op_type] if i < len(node.inputs)]
 
 
 def _before_conversion(value: ir.Value | None) -> ir.Value | None:
-    """The constant as it is stored, where it is converted or transposed before the product."""
     while value is not None and (node := value.producer()) is not None:
-        if node.op_type not in ("DequantizeLinear", "Cast", "Transpose"):
+        scales = node.op_type == "Mul" and node.inputs[1] is not None and node.inputs[1].const_value is not None
+        if not scales and node.op_type not in ("DequantizeLinear", "Cast", "Transpose"):
             break
         value = node.inputs[0]
     return value

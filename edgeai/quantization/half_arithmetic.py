@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import onnx_ir as ir
-import onnx_ir.passes.common as common
 
 from edgeai.quantization.coverage import WEIGHTED_OPS
 from edgeai.quantization.half import Half
 from edgeai.quantization.schemas import half_positions
+from edgeai.quantization.tidying import tidy
 
 # What sums or spreads so much that half precision answers differently though every value fits.
 WIDE_OPS = frozenset({
@@ -23,8 +23,6 @@ _PRODUCTS = frozenset(WEIGHTED_OPS) | {"MultiHeadAttention", "GroupQueryAttentio
 
 # What looks at a tensor's shape reads any dtype.
 _SHAPE_OPS = frozenset({"Shape", "Size"})
-
-_TIDY = ir.passes.Sequential(common.RemoveUnusedNodesPass(), common.NameFixPass())
 
 
 class Converter:
@@ -51,7 +49,7 @@ class Converter:
                 for position in outputs:
                     if self._is_float(node.outputs[position]):
                         self._restore(node.outputs[position])
-        _TIDY(self._model)
+        tidy(self._model)
         return len(self._chosen)
 
     def _fits(self, node: ir.Node, exclude: frozenset[str]) -> bool:

@@ -17,7 +17,7 @@ from edgeai.spec import Array
 HALF = 2048  # bins on each side of zero; between 1024 and 2048 of them are in use on the longer side
 MARK = 1e30  # what is larger, infinity included, marks a place (attention masks) and is no magnitude
 _FINEST = -110  # exponent of the narrowest bins: their inverse is still a float32
-_CHUNK = 1 << 15  # elements at a time: the buffers stay in the cache
+_CHUNK = 1 << 16  # elements at a time: the buffers stay in the cache
 
 
 @dataclass
@@ -91,15 +91,17 @@ class Histogram:
 
     def _count(self, values: Array) -> None:
         inverse, middle = np.float32(2.0**-self.exponent), np.float32(HALF)
-        scaled, index = np.empty(_CHUNK, np.float32), np.empty(_CHUNK, np.intp)
+        size = min(_CHUNK, values.size)
+        scaled, narrow, index = np.empty(size, np.float32), np.empty(size, np.int32), np.empty(size, np.intp)
         found, zeros = np.zeros(2 * HALF, np.intp), 0
         for start in range(0, values.size, _CHUNK):
             part = values[start : start + _CHUNK]
-            bins = scaled[: part.size]
+            bins, integers, wide = scaled[: part.size], narrow[: part.size], index[: part.size]
             np.multiply(part, inverse, out=bins)  # by a power of two: exact, but for underflow
             np.floor(bins, out=bins)
-            np.add(bins, middle, out=index[: part.size], casting="unsafe")
-            found += np.bincount(index[: part.size], minlength=2 * HALF)
+            np.add(bins, middle, out=integers, casting="unsafe")  # processors convert to 32 bits, not to 64, in vectors
+            np.copyto(wide, integers)
+            found += np.bincount(wide, minlength=2 * HALF)
             zeros += int(np.count_nonzero(part == 0))
         found[HALF] -= zeros
         self.zeros += zeros

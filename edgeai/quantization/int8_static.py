@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import onnx_ir as ir
 from edgeai.errors import QuantizationError, UsageError
 from edgeai.quantization.bias_correction import correct_biases
 from edgeai.quantization.calibration import Calibration
+from edgeai.quantization.embeddings import quantize_embeddings
 from edgeai.quantization.histogram import MARK
 from edgeai.quantization.integer_nodes import (
     WEIGHTED,
@@ -24,14 +26,21 @@ from edgeai.quantization.integer_nodes import (
     tensors,
     watched,
 )
+from edgeai.quantization.layers import find_matrices
 from edgeai.quantization.observers import observe
-from edgeai.quantization.own_constants import own_constants
+from edgeai.quantization.own_constants import own_constants, own_transposed
 from edgeai.quantization.preparation import refuse_weightless, weighted_nodes
 from edgeai.quantization.qdq import Types, free_names, insert_qdq
 from edgeai.quantization.ranges import Observer, Range, range_of
-from edgeai.quantization.recipe import Applied, Setting, resolved_reduce_range, without
+from edgeai.quantization.recipe import Applied, Setting, without
+from edgeai.quantization.saturation import saturation
 from edgeai.quantization.smooth import Smoothed, smooth
+from edgeai.quantization.stored_weights import storable, store_weights
+from edgeai.quantization.tidying import tidy
 from edgeai.quantization.weights import IntegerType
+
+# No integer kernel on CPUs: integers between floats would cost their rounding and two conversions, and gain nothing.
+_STORED_OPS = ("ConvTranspose",)
 
 
 @dataclass(frozen=True)
@@ -40,9 +49,13 @@ class Int8Static:
 
     `observer` turns what calibration saw into ranges; `percentile` is its option. `symmetric_activations` puts zero
     in the middle of the range. `smooth`: SmoothQuant's alpha, or None for none. `bias_correction` takes the mean error
-    that rounded weights cause out of the biases. `reduce_range=None` decides by the target's CPU. `exclude` names
-    nodes that stay float. `cache`: a directory that keeps calibrations, so that the next recipe on the same model and
-    samples need not observe again, and an interrupted one continues.
+    that rounded weights cause out of the biases. `reduce_range=None` leaves one bit of the weights unused where the
+    target's CPU would clamp sums that calibration shows to be possible (`saturation`). `exclude` names nodes that stay
+    float. `float_biases` is for TensorRT (`int8_for`); CPUs have no integer kernel for products with one.
+    ConvTranspose multiplies floats, with weights that are stored as integers. `embeddings`: look-up tables too, as
+    int8-dynamic does. `cache`: a directory that keeps
+    calibrations, so that the next recipe on the same model and samples need not observe again, and an interrupted one
+    continues.
 
     Raises UsageError for a pair of types that has no kernels and for options out of their range.
     """
@@ -60,6 +73,8 @@ class Int8Static:
     smooth: float | None = field(default=None, metadata={"unset": "off"})
     bias_correction: bool = False
     reduce_range: bool | None = None
+    float_biases: bool = False
+    embeddings: bool = True
     exclude: tuple[str, ...] = ()
     cache: str | None = field(default=None, metadata={"unset": "none"})
 
@@ -76,8 +91,9 @@ class Int8Static:
             raise UsageError(f"smooth {self.smooth} is not in 0..1", hint="0.5 is what its authors start with")
 
     def apply(self, model: ir.Model, setting: Setting) -> Applied:
+        own_transposed(model)
         candidates = weighted_nodes(model)
-        refuse_weightless(model, candidates, setting.source, "MatMul, Gemm or Conv")
+        refuse_weightless(model, candidates, setting.source, "MatMul, Gemm or Conv of the main graph")
         weighted = without(candidates, self.exclude, model)
         _refuse_nonfinite(weighted)
         own_constants(model.graph, weighted)
@@ -93,25 +109,39 @@ class Int8Static:
         ranges, marks = self._ranges(nodes, calibration)
         nodes = [node for node in nodes if is_float(node, ranges)]
         _refuse_none(nodes, marks)
-        reduce_range = resolved_reduce_range(self.reduce_range, self.weight_type, setting.target)
+        clamped = saturation(nodes if self.weight_type == "int8" else (), ranges, calibration, self.per_channel)
+        reduce_range = clamped.needs_reduced_range(setting.target) if self.reduce_range is None else self.reduce_range
         types = Types(
-            self.activation_type, self.weight_type, self.per_channel, self.symmetric_activations, reduce_range
-        )
+            self.activation_type, self.weight_type, self.per_channel, self.symmetric_activations, reduce_range,
+            self.float_biases,
+        )  # fmt: skip
         quantized = insert_qdq(model, nodes, ranges, types, exact=smoothed.float_names)
         corrected = 0
         if self.bias_correction:
             corrected = correct_biases(model, nodes, quantized, calibration)
             quantized = insert_qdq(model, nodes, ranges, types, exact=smoothed.float_names)
+        others = [node for node in storable(quantized, op_types=_STORED_OPS) if node.name not in self.exclude]
+        stored = [*store_weights(others, setting.store), *self._store_embeddings(quantized, setting)]
         choices = {
             "reduce_range": reduce_range,
+            "saturation": dataclasses.asdict(clamped),
             "samples": len(setting.samples or ()),
             "kept_float": sorted(kept),
             "marks": marks,
             "smoothed": {name: getattr(smoothed, name) for name in ("folded", "multiplied", "left")},
             "corrected_biases": corrected,
+            "stored_only": sorted(stored),
             "cache": None,  # where it lies says nothing of the model
         }
-        return Applied(quantized, choices)
+        return Applied(quantized, choices, shows="stored" if self.float_biases else "integers")
+
+    def _store_embeddings(self, model: ir.Model, setting: Setting) -> list[str]:
+        matrices = find_matrices(model) if self.embeddings else []
+        for matrix in matrices:
+            matrix.lookups = [node for node in matrix.lookups if node.name not in self.exclude]
+        names = quantize_embeddings(matrices, model.graph, setting.store)
+        tidy(model)
+        return names
 
     def _observe(self, model: ir.Model, nodes: list[ir.Node], setting: Setting) -> Calibration:
         """One calibration for every observer and option, so that recipes can share it."""

@@ -35,6 +35,9 @@ def possible(graph: ir.Graph, weighted: Collection[ir.Node]) -> list[ir.Node]:
         constant = any(value is not None and value.const_value is not None for value in node.inputs[:2])
         if node.op_type in WEIGHTED and constant and node not in weighted:
             continue
+        # QLinearMatMul leaves its output unwritten where there is nothing to sum (onnxruntime 1.31).
+        if node.op_type in WEIGHTED and any(_is_empty(value) for value in node.inputs[:2]):
+            continue
         # The quantizer gives the input of Relu and Clip the range of their output, even where a caller reads it.
         first = node.inputs[0]
         if node.op_type in ("Relu", "Clip") and first is not None and first.is_graph_output():
@@ -88,6 +91,12 @@ def origin(value: ir.Value) -> ir.Value:
             break
         value, node = first, first.producer()
     return value
+
+
+def _is_empty(value: ir.Value | None) -> bool:
+    while value is not None and (node := value.producer()) is not None and node.op_type in _ARRANGING:
+        value = node.inputs[0]
+    return value is not None and value.const_value is not None and not value.const_value.size
 
 
 def watched(nodes: Iterable[ir.Node]) -> dict[str, int | None]:

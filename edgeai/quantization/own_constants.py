@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import onnx_ir as ir
+import onnx_ir.passes.common as common
 
 from edgeai.quantization.constants import constant
 
@@ -26,6 +27,27 @@ def own_constants(graph: ir.Graph, weighted: Iterable[ir.Node]) -> None:
             node.replace_input_with(1, constant(graph, f"{node.name}_weight", weight.const_value.numpy()))
         if len(node.inputs) > 2 and node.inputs[2] is not None:
             _own_bias(graph, node, node.inputs[2], weight.const_value.shape.numpy()[axis])
+
+
+def own_transposed(model: ir.Model) -> None:
+    """Give products with Transpose(constant), as exporters write a tied head, a transposed constant of their own."""
+    for node in list(model.graph):
+        value = node.inputs[1] if node.domain == "" and node.op_type in ("MatMul", "Gemm") else None
+        producer = value.producer() if value is not None else None
+        if producer is None or (producer.domain, producer.op_type) != ("", "Transpose"):
+            continue
+        source = producer.inputs[0]
+        if (
+            source is None
+            or source.const_value is None
+            or source.is_graph_input()
+            or len(source.const_value.shape) != 2
+        ):
+            continue
+        order = producer.attributes.get_ints("perm", (1, 0))
+        weight = source.const_value.numpy().transpose(order)
+        node.replace_input_with(1, constant(model.graph, f"{node.name}_weight", np.ascontiguousarray(weight)))
+    common.RemoveUnusedNodesPass()(model)
 
 
 def _channels(node: ir.Node) -> int:

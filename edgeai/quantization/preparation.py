@@ -14,24 +14,29 @@ _PLAIN = ir.passes.Sequential(
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
 )
 
+# The first IR version whose initializers need not be inputs of their graph as well.
+_CONSTANTS_NEED_NO_INPUT = 4
+
 
 def prepare(model: ir.Model, what: object) -> ir.Model:
-    """A copy with functions inlined, constants as initializers, plain Gemms, and a name for every node.
+    """A copy with functions inlined, constants as initializers, plain Gemms, and names for all nodes, bodies included.
 
     Raises QuantizationError if the model is quantized already or is malformed.
     """
     if marks := quantized_marks(model):
         raise QuantizationError(
-            f"{what}: is quantized already (it has {', '.join(marks)})", hint="start from the float model"
+            f"{what}: is quantized already (it has {', '.join(marks)})",
+            hint="start from the float model, or copy this one as it is: --quantized-input pass",
         )
     try:
         plain = _PLAIN(model.clone()).model
     except Exception as error:  # the passes meet graphs from anywhere and raise what the graph makes them raise
         raise QuantizationError(f"{what}: cannot be rewritten: {error.__cause__ or error}") from error
+    plain.ir_version = max(plain.ir_version, _CONSTANTS_NEED_NO_INPUT)
     _name_nodes(plain)
-    for node in plain.graph:
+    for node in ir.traversal.RecursiveGraphIterator(plain.graph):
         if node.op_type == "Gemm" and node.domain == "":
-            _unscale_gemm(plain.graph, node)
+            _unscale_gemm(node)
     return plain
 
 
@@ -45,7 +50,7 @@ def weighted_nodes(model: ir.Model) -> list[ir.Node]:
 
 
 def refuse_weightless(model: ir.Model, candidates: list[ir.Node], what: object, operators: str) -> None:
-    """Raise QuantizationError, with what there is instead, if a recipe has nothing to work on."""
+    """Raise QuantizationError, with what there is instead, if a recipe has no `candidates` among `operators`."""
     if candidates:
         return
     main = set(model.graph)
@@ -56,7 +61,7 @@ def refuse_weightless(model: ir.Model, candidates: list[ir.Node], what: object, 
             elsewhere[f"{node.op_type}{place} with {_weight_text(node)}"] = None
     reason = f"; it has {', '.join(elsewhere)}" if elsewhere else ""
     raise QuantizationError(
-        f"{what}: no {operators} of the main graph has a constant float32 weight{reason}",
+        f"{what}: no {operators} has a constant float32 weight{reason}",
         hint="optimize it first: that folds constants into weights" if "no constant" in reason else "",
     )
 
@@ -83,7 +88,7 @@ def _weight_text(node: ir.Node) -> str:
     return "no constant weight"
 
 
-def _unscale_gemm(graph: ir.Graph, node: ir.Node) -> None:
+def _unscale_gemm(node: ir.Node) -> None:
     """Gemm's alpha and beta into its weight and its bias, where both are constant: quantizers get them wrong."""
     for attribute, position in (("alpha", 1), ("beta", 2)):
         factor = node.attributes.get_float(attribute, 1.0)
@@ -95,7 +100,8 @@ def _unscale_gemm(graph: ir.Graph, node: ir.Node) -> None:
             tensor = ir.tensor((array * array.dtype.type(factor)).astype(array.dtype))
             name = f"{node.name}_{attribute}_times_{value.name}"
             scaled = ir.Value(name=name, shape=value.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-            graph.register_initializer(scaled)
+            assert isinstance(node.graph, ir.Graph)
+            node.graph.register_initializer(scaled)
             node.replace_input_with(position, scaled)
         node.attributes.pop(attribute)
 

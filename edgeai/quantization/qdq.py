@@ -40,6 +40,7 @@ class Types:
     per_channel: bool
     symmetric_activations: bool
     reduce_range: bool
+    float_biases: bool = False
 
 
 def insert_qdq(
@@ -61,6 +62,7 @@ def insert_qdq(
     options: dict[str, Any] = {
         "WeightSymmetric": True,
         "ActivationSymmetric": types.symmetric_activations,
+        "QuantizeBias": not types.float_biases,
         "TensorQuantOverrides": {name: [{"reduce_range": False}] for name in _elementwise_constants(nodes)},
     }
     proto = _typed_proto(model, ranges)

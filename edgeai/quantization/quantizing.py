@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import tempfile
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -16,7 +17,7 @@ from edgeai.errors import EdgeAIError, QuantizationError
 from edgeai.machine import machine
 from edgeai.probing import probe_feeds
 from edgeai.progress import SILENT, Progress
-from edgeai.quantization.coverage import Coverage, count, measure_coverage
+from edgeai.quantization.coverage import Coverage, count, measure_coverage, quantized_marks
 from edgeai.quantization.observers import calibration_feeds
 from edgeai.quantization.preparation import prepare
 from edgeai.quantization.recipe import Applied, Recipe, Setting, Streaming
@@ -34,6 +35,8 @@ from edgeai.samples import Samples
 from edgeai.spec import Feed, Signature
 from edgeai.storage import atomic_files, refuse_existing
 
+QuantizedInput = Literal["refuse", "pass"]
+
 _FEEDS = 4
 
 
@@ -43,6 +46,7 @@ def quantize(
     *,
     samples: Samples | None = None,
     out: str | Path,
+    quantized_input: QuantizedInput = "refuse",
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> Artifact:
@@ -54,28 +58,50 @@ def quantize(
 
     A model too large for memory is streamed by the recipes that can, and not run; its lineage says so.
 
+    `quantized_input="pass"` copies a model that is quantized already, once the copy has been opened and run; its
+    lineage step has what it was recognized by (`passed_through`) and no recipe. What is still float in such a model
+    stays so: whoever quantized it left it out for a reason that the file does not tell.
+
     Raises ExistsError if `out` is there, InputError for samples that do not fit, and QuantizationError, with nothing
     written, for a model that is quantized already, has nothing to quantize, or whose result does not run, answers
     NaN or infinity where the original does not, or has no integer multiplication left in it.
     """
     refuse_existing(out, overwrite)
-    if recipe.needs_samples and samples is None:
-        raise QuantizationError(f"{recipe.name} needs calibration samples", hint="-d samples.npz (samples=...)")
     source = modelfile.load(artifact.path)
     signature = artifact.signature or modelfile.signature_of(source)
+    setting = Setting(str(artifact.path), signature, samples, machine(), progress)
+    if quantized_input == "pass" and (marks := quantized_marks(source)):
+        return _passed(source, marks, setting, artifact, out, overwrite)
+    if recipe.needs_samples and samples is None:
+        raise QuantizationError(f"{recipe.name} needs calibration samples", hint="-d samples.npz (samples=...)")
     opset = source.opset_imports.get("", 0)
     if opset < recipe.minimum_opset:
         raise QuantizationError(
             f"{artifact.path}: opset {opset}, but {recipe.name} needs at least {recipe.minimum_opset}",
-            hint="edgeai export FILE --opset 20 -o NEW.onnx raises it",
+            hint=f"raise it: edgeai export FILE --opset {recipe.minimum_opset} -o NEW.onnx",
         )
-    setting = Setting(str(artifact.path), signature, samples, machine(), progress)
     if isinstance(recipe, Streaming) and recipe.streams and weight_bytes(source) > STREAMED_ABOVE_BYTES:
         return _streamed(source, recipe, setting, artifact, out, overwrite)
     applied = recipe.apply(prepare(source, artifact.path), setting)
     coverage = _accept(applied, artifact, setting)
     step = _step(recipe, applied, setting, coverage, artifact)
     return modelfile.save(applied.model, artifact.after(step, out, signature), overwrite=overwrite)
+
+
+def _passed(
+    source: ir.Model, marks: list[str], setting: Setting, artifact: Artifact, out: str | Path, overwrite: bool
+) -> Artifact:
+    """A copy of a model that is quantized already, opened and run beside it."""
+    setting.progress.log(f"{setting.source}: is quantized already (it has {', '.join(marks)}) and passed through")
+    coverage = _try(source, artifact, setting)
+    options: dict[str, object] = {
+        "recipe": None,
+        "passed_through": marks,
+        "cpu_features": list(setting.target.features),
+        "coverage": dataclasses.asdict(coverage),
+    }
+    done = artifact.after(modelfile.step("quantize", options, artifact), out, setting.signature)
+    return modelfile.save(source, done, overwrite=overwrite)
 
 
 def _streamed(
@@ -121,34 +147,43 @@ def _fields(recipe: Recipe) -> dict[str, object]:
 
 def _accept(applied: Applied, artifact: Artifact, setting: Setting) -> Coverage:
     """Open the result, run it beside the original, and count. Raises QuantizationError if it cannot be used."""
-    with tempfile.TemporaryDirectory(prefix="edgeai-") as directory:
-        path = Path(directory) / "candidate.onnx"
-        try:
-            modelfile.save(applied.model.clone(), Artifact(path))
-        except EdgeAIError as error:
-            raise QuantizationError(f"{setting.source}: the quantized graph is not valid: {error.message}") from error
-        _run_beside(artifact.path, path, setting)
-        stored = count(applied.model).half_weight_share  # ONNX Runtime converts halves back when it loads them
-        coverage = dataclasses.replace(measure_coverage(path), half_weight_share=stored)
+    coverage = _try(applied.model, artifact, setting)
     _refuse_unchanged(applied, coverage, setting)
     return coverage
 
 
+def _try(model: ir.Model, artifact: Artifact, setting: Setting) -> Coverage:
+    reference = open_session(artifact.path)  # first: a fault of the original is not the quantizer's
+    with tempfile.TemporaryDirectory(prefix="edgeai-") as directory:
+        path = Path(directory) / "candidate.onnx"
+        try:
+            modelfile.save(model.clone(), Artifact(path))
+        except EdgeAIError as error:
+            raise QuantizationError(f"{setting.source}: the quantized graph is not valid: {error.message}") from error
+        _run_beside(reference, open_session(path), setting)
+        stored = count(model)  # ONNX Runtime converts some weights back when it loads them
+        return dataclasses.replace(
+            measure_coverage(path),
+            half_weight_share=stored.half_weight_share,
+            stored_integer_share=stored.stored_integer_share,
+        )
+
+
 def _refuse_unchanged(applied: Applied, coverage: Coverage, setting: Setting) -> None:
     """Raise QuantizationError if the result has none of what the recipe is for."""
-    if coverage.integer_nodes if applied.shows == "integers" else coverage.half_weight_share:
-        return
-    names = ", ".join(coverage.float_names[:5]) or "no weights at all"
-    made = "nothing became integer" if applied.shows == "integers" else "no weight is in half precision"
-    raise QuantizationError(
-        f"{setting.source}: {made}; ONNX Runtime still multiplies in float at {names}",
-        hint="try another activation or weight type" if applied.shows == "integers" else "",
-    )
+    shown, made, hint = {
+        "integers": (coverage.integer_nodes, "nothing became integer", "try another activation or weight type"),
+        "stored": (coverage.stored_integer_share, "no weight became integer", ""),
+        "halves": (coverage.half_weight_share, "no weight is in half precision", ""),
+    }[applied.shows]
+    if not shown:
+        names = ", ".join(coverage.float_names[:5]) or "no weights at all"
+        reason = f"{setting.source}: {made}; ONNX Runtime still multiplies in float at {names}"
+        raise QuantizationError(reason, hint=hint)
 
 
-def _run_beside(original: Path, candidate: Path, setting: Setting) -> None:
-    """Refuse a candidate that fails, answers in other shapes, or is not finite where the original is."""
-    reference, quantized = open_session(original), open_session(candidate)
+def _run_beside(reference: Any, quantized: Any, setting: Setting) -> None:
+    """Refuse a session that fails, answers in other shapes, or is not finite where the original's is."""
     answered = 0
     for description, feed in _feeds(setting.signature, setting.samples):
         try:

@@ -44,12 +44,13 @@ class Setting:
 class Applied:
     """The quantized model, and the choices that the recipe made by itself (they go into the lineage).
 
-    `shows` is what the result must have some of: nodes that multiply integers, or weights in half precision.
+    `shows` is what the result must have some of: nodes that multiply integers, weights that are stored as integers, or
+    weights in half precision.
     """
 
     model: ir.Model
     choices: Mapping[str, object]
-    shows: Literal["integers", "halves"] = "integers"
+    shows: Literal["integers", "stored", "halves"] = "integers"
 
 
 class Recipe(Protocol):

@@ -16,9 +16,17 @@ Level = Literal["basic", "extended", "all"]
 _BLIND_TO_OUTPUTS = ["GemmTransposeFusion"]
 
 
-def open_session(path: Path, *, level: Level = "all", optimized: Path | None = None, prepacked: bool = True) -> Any:
+def open_session(
+    path: Path,
+    *,
+    level: Level = "all",
+    threads: int | None = None,
+    optimized: Path | None = None,
+    prepacked: bool = True,
+) -> Any:
     """An `onnxruntime.InferenceSession` on the CPU provider that keeps its log to itself.
 
+    `threads`: that share one run; None are all cores.
     `optimized`: where to write the graph as ONNX Runtime rewrote it, its weights in a file of their own beside it.
     `prepacked`: may kernels keep weights in a form of their own, beside the one they came in?
     "basic" is for graphs whose inner tensors were made outputs.
@@ -27,7 +35,7 @@ def open_session(path: Path, *, level: Level = "all", optimized: Path | None = N
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = machine().cores
+    options.intra_op_num_threads = threads or machine().cores
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_ENABLE_{level.upper()}")
     if not prepacked:
         options.add_session_config_entry("session.disable_prepacking", "1")

@@ -22,8 +22,9 @@ from edgeai.errors import QuantizationError
 from edgeai.quantization.calibration import Calibration
 from edgeai.quantization.constants import constant
 from edgeai.quantization.integer_nodes import QDQ_OPS
-from edgeai.quantization.observers import calibration_feeds, open_watching
+from edgeai.quantization.observers import calibration_feeds
 from edgeai.quantization.recipe import Setting
+from edgeai.quantization.watching import open_watching
 from edgeai.spec import Array
 
 _TOLERANCE = 1e-3  # two float graphs that add in another order; a wrong scale is off by far more

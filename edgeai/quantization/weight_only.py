@@ -1,4 +1,8 @@
-"""Integer weights, float activations: what the recipes for four and for eight bits share."""
+"""Integer weights, float activations: what the recipes for four and for eight bits share.
+
+Products with a matrix, in bodies too, become MatMulNBits. Other weights (LSTM, GRU, Conv, stacks of matrices) have no
+such kernels: they are stored in eight bits, a scale for each channel, and multiplied as floats.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
-import onnx_ir.passes.common as common
 
 from edgeai.errors import QuantizationError, UsageError
 from edgeai.quantization.block_writer import BlockWriter
@@ -23,6 +26,8 @@ from edgeai.quantization.moments import second_moments
 from edgeai.quantization.preparation import refuse_weightless
 from edgeai.quantization.recipe import Applied, Setting, without
 from edgeai.quantization.round_to_nearest import round_to_nearest
+from edgeai.quantization.stored_weights import storable, store_weights
+from edgeai.quantization.tidying import tidy
 from edgeai.spec import Array
 
 Method = Literal["rtn", "k-quant", "hqq", "gptq"]
@@ -30,7 +35,6 @@ Method = Literal["rtn", "k-quant", "hqq", "gptq"]
 _UNSEEN = 0.01  # of the mean: a column that the samples never used may be used yet
 _BLOCK_SIZES = (16, 32, 64, 128, 256)
 _ACCURACY_LEVELS = (0, 4)
-_TIDY = ir.passes.Sequential(common.RemoveUnusedNodesPass(), common.NameFixPass())
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class WeightOnly(abc.ABC):
         return Grid(self.bits, min(self.block_size, needed), self.symmetric)
 
     def apply(self, model: ir.Model, setting: Setting) -> Applied:
-        matrices = self._chosen(model, setting)
+        matrices, others = self._chosen(model, setting)
         writer = BlockWriter(model.graph, setting.store, accuracy_level=self.accuracy_level)
         errors: dict[str, float] = {}
         with setting.progress.task("quantize", len(matrices)) as advance:
@@ -87,24 +91,34 @@ class WeightOnly(abc.ABC):
                 blocks, errors[name] = quantize_blocks(matrix.read(), grid, self._rounding(moments, grid), name=name)
                 writer.write(matrix, blocks, grid)
                 advance()
-        _TIDY(model)
+        stored = store_weights(others, setting.store)
+        if not (stored or any(matrix.products for matrix in matrices)):
+            raise QuantizationError(f"{setting.source}: its weights are so small that integers take more room")
+        errors |= stored
+        tidy(model)
         shared = sorted(str(matrix.source.name) for matrix in matrices if matrix.lookups and matrix.products)
-        choices = {"weight_errors": {name: round(error, 6) for name, error in errors.items()}, "shared": shared}
-        return Applied(model, choices)
+        choices = {
+            "weight_errors": {name: round(error, 6) for name, error in errors.items()},
+            "shared": shared,
+            "stored_only": sorted(stored),
+        }
+        return Applied(model, choices, shows="stored")
 
-    def _chosen(self, model: ir.Model, setting: Setting) -> list[Matrix]:
+    def _chosen(self, model: ir.Model, setting: Setting) -> tuple[list[Matrix], list[ir.Node]]:
+        """The matrices that become blocks, and the nodes whose weights have no such kernels."""
         found = find_matrices(model)
-        kept = set(without([node for m in found for node in (*m.products, *m.lookups)], self.exclude, model))
+        nodes = [node for m in found for node in (*m.products, *m.lookups)]
+        others = storable(model)
+        refuse_weightless(model, [*(node for m in found for node in m.products), *others], setting.source, "operator")
+        kept = set(without([*nodes, *others], self.exclude, model))
         for matrix in found:
             matrix.products = [node for node in matrix.products if node in kept]
             matrix.lookups = [node for node in matrix.lookups if node in kept and self.embeddings]
-        products = [node for matrix in found for node in matrix.products]
-        refuse_weightless(model, products, setting.source, "MatMul or Gemm")
         # A few columns, padded to a block, can take more room than they had.
         smaller = [m for m in found if self._grid(m.shape[1]).size_bytes(*m.shape) < 4 * m.shape[0] * m.shape[1]]
-        if not any(matrix.products for matrix in smaller):
-            raise QuantizationError(f"{setting.source}: its weights have so few columns that blocks take more room")
-        return [matrix for matrix in smaller if matrix.products or matrix.lookups]
+        blocks = [matrix for matrix in smaller if matrix.products or matrix.lookups]
+        blocked = {node for matrix in blocks for node in matrix.products}
+        return blocks, [node for node in others if node in kept and node not in blocked]
 
     def _observed(
         self, model: ir.Model, matrices: list[Matrix], setting: Setting

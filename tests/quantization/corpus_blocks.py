@@ -98,14 +98,15 @@ class Builder:
 
     def subgraph(self, name: str, source: Value, **edges: Any) -> onnx.GraphProto:
         """`source` times a matrix of the body's own, or of the graph around it."""
-        width, result, around = source.shape[-1], self.fresh("result"), self.choose(False, False, True)
-        matrix = self.weight(width, width) if around else self.fresh("inner")
+        width, around = source.shape[-1], self.choose(False, False, True)
+        named = self.choose(self.fresh, str)  # bodies beside each other may use the same names
+        result, matrix = named("result"), self.weight(width, width) if around else named("inner")
         body = [helper.make_node("MatMul", [source.name, matrix], [result], name="node1")]  # as in the main graph
         own = [] if around else [numpy_helper.from_array(self.array(width, width), matrix)]
         if self.ir_version < 4 and own:
             body.insert(0, helper.make_node("Constant", [], [matrix], value=own.pop()))
         outputs = [helper.make_tensor_value_info(result, _FLOAT, None)]
-        if edges:
+        if len(edges.get("inputs", ())) > 1:
             body.append(helper.make_node("Identity", [edges["inputs"][1].name], [name + "_goes_on"]))
             outputs.insert(0, helper.make_tensor_value_info(name + "_goes_on", TensorProto.BOOL, []))
         return helper.make_graph(body, name, edges.get("inputs", []), outputs, own)
@@ -247,13 +248,15 @@ def _unflatten(b: Builder, x: Value) -> Value:
 
 
 def _recurrent(b: Builder, x: Value) -> Value:
-    """LSTM or GRU along axis 0, with optional inputs left out in the middle."""
-    op, width, hidden = b.choose("LSTM", "GRU"), x.shape[2], 8
-    gates = {"LSTM": 4, "GRU": 3}[op] * hidden
-    tail = b.choose([], [b.weight(1, 2 * gates)], ["", "", b.initializer(b.array(1, x.shape[1], hidden))])
-    weights = b.weight(1, gates, width), b.weight(1, gates, hidden)
-    result = b.node(op, x.name, *weights, *tail, hidden_size=hidden)
-    return Value(b.node("Reshape", result, b.integers(0, -1, hidden)), (*x.shape[:2], hidden))
+    """LSTM, GRU or RNN along axis 0, in one direction or both, with optional inputs left out in the middle."""
+    op, width, hidden = b.choose("LSTM", "LSTM", "GRU", "RNN"), x.shape[2], 8
+    direction = b.choose("forward", "reverse", "bidirectional")
+    gates, ways = {"LSTM": 4, "GRU": 3, "RNN": 1}[op] * hidden, 2 if direction == "bidirectional" else 1
+    tail = b.choose([], [b.weight(ways, 2 * gates)], ["", "", b.initializer(b.array(ways, x.shape[1], hidden))])
+    weights = b.weight(ways, gates, width), b.weight(ways, gates, hidden)
+    result = b.node(op, x.name, *weights, *tail, hidden_size=hidden, direction=direction)
+    first = b.node("Transpose", result, perm=[0, 2, 1, 3])  # both directions of a step beside each other
+    return Value(b.node("Reshape", first, b.integers(0, -1, ways * hidden)), (*x.shape[:2], ways * hidden))
 
 
 def _attention(b: Builder, x: Value) -> Value:
@@ -275,6 +278,29 @@ def _loop(b: Builder, x: Value) -> Value:
     body = b.subgraph(b.fresh("body"), Value(names[2], x.shape), inputs=inputs)
     trips, goes_on = b.initializer(np.array(2, np.int64)), b.initializer(np.array(True))
     return Value(b.node("Loop", trips, goes_on, x.name, body=body), x.shape)
+
+
+def _scan(b: Builder, x: Value) -> Value:
+    """Along the first axis that is not the batch; the body carries nothing on."""
+    if b.opset < 9:
+        return x
+    row = b.fresh("row")
+    rest = [helper.make_tensor_value_info(row, _FLOAT, None)]
+    body = b.subgraph(b.fresh("scan"), Value(row, (*x.shape[:1], *x.shape[2:])), inputs=rest)
+    axes = {"scan_input_axes": [1], "scan_output_axes": [1]}
+    return Value(b.node("Scan", x.name, body=body, num_scan_inputs=1, **axes), x.shape)
+
+
+def _dequantized(b: Builder, x: Value) -> Value:
+    """A product that somebody has quantized already: a scale for the tensor, or for each channel, transposed or not."""
+    if b.opset < 10:
+        return x
+    channels, turned = b.opset >= 13 and b.choose(True, False), b.choose(True, False)
+    codes = b.initializer(np.asarray(b.array(*((8, x.shape[-1]) if turned else (x.shape[-1], 8))) * 100, np.int8))
+    scale = b.initializer(np.full(8 if channels else (), 0.01, np.float32))
+    weight = b.node("DequantizeLinear", codes, scale, **({"axis": 0 if turned else 1} if channels else {}))
+    weight = b.node("Transpose", weight) if turned else weight
+    return Value(b.node("MatMul", x.name, weight), (*x.shape[:-1], 8))
 
 
 def _island(b: Builder, x: Value) -> Value:
@@ -307,12 +333,13 @@ def blocks_for(b: Builder, x: Value) -> list[Block]:
     """What fits a tensor of this rank."""
     found: list[Block] = [_matmul, _constant, _activation, _clip, _shortcut, _halves, _branch, _loop, _island, _scalar]
     found += [_nothing_summed] if b.choose(*[False] * 3, True) else []
+    found += [_dequantized] if b.choose(*[False] * 9, True) else []
     if x.rank == 2:
         found += [_gemm, _gemm, _vector_matmul, _unflatten]
     else:
         found += [_conv, _conv, _conv_transpose, _pool, _weight_first, _batch_norm, _transpose, _flatten]
     if x.rank == 3:
-        found += [_stacked_matmul, _recurrent, _recurrent, _attention]
+        found += [_stacked_matmul, _recurrent, _recurrent, _attention, _scan]
     if b.opset >= 17:
         found.append(_layer_norm)
     if b.ir_version >= 8:

@@ -34,7 +34,7 @@ def test_a_float_model_covers_nothing_and_names_its_nodes(write: Callable[..., A
 def test_the_share_is_of_weight_elements(write: Callable[..., Artifact], tmp_path: Path) -> None:
     artifact = write(_TWO, S=_SQUARE, W=_W)
     done = quantize(artifact, Int8Dynamic(exclude=("MatMul_1",)), out=tmp_path / "q.onnx")
-    assert measure_coverage(done.path) == Coverage(1, 1, 256 / (256 + 128), ("MatMul_1",))
+    assert measure_coverage(done.path) == Coverage(1, 1, 2 / 3, ("MatMul_1",), stored_integer_share=2 / 3)
 
 
 def test_what_is_stored_as_integers_but_multiplied_as_floats_counts_as_float(
@@ -61,11 +61,12 @@ def test_weights_in_subgraphs_are_counted(write: Callable[..., Artifact], tmp_pa
         V=_W[:8, :4].copy(),
         zero=np.array(0, np.float32),
     )
-    done = quantize(artifact, Int8Dynamic(), out=tmp_path / "q.onnx")
+    done = quantize(artifact, Int8Dynamic(exclude=("inner",)), out=tmp_path / "q.onnx")
     coverage = done.lineage[-1].options["coverage"]
-    assert coverage["integer_nodes"] == 1
-    assert "inner" in coverage["float_names"]
-    assert coverage["integer_weight_share"] == pytest.approx(128 / (128 + 64))
+    assert (coverage["integer_nodes"], coverage["float_names"]) == (2, ("inner",))
+    assert coverage["integer_weight_share"] == pytest.approx((128 + 32) / (128 + 64))
+    everywhere = quantize(artifact, Int8Dynamic(), out=tmp_path / "d.onnx").lineage[-1].options["coverage"]
+    assert (everywhere["integer_nodes"], everywhere["float_names"]) == (3, ())
 
 
 def test_static_products_of_two_activations_are_integers_without_weights(
@@ -76,7 +77,7 @@ def test_static_products_of_two_activations_are_integers_without_weights(
     )
     samples = Samples.from_rows({"x": _SQUARE})
     done = quantize(artifact, Int8Static(), samples=Samples.from_feeds([dict(samples.rows)]), out=tmp_path / "q.onnx")
-    assert measure_coverage(done.path) == Coverage(2, 0, 1.0, ())
+    assert measure_coverage(done.path) == Coverage(2, 0, 1.0, (), stored_integer_share=1.0)
 
 
 def test_marks_of_a_quantized_model_are_named_once(write: Callable[..., Artifact], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 from edgeai import modelfile
 from edgeai.artifact import Artifact
 from edgeai.errors import QuantizationError, UsageError
-from edgeai.quantization import Int8Dynamic, quantize
+from edgeai.quantization import RECIPES, Int8Dynamic, quantize
+from edgeai.quantization.sessions import open_session
 from edgeai.samples import Samples
 
 _RANDOM = np.random.default_rng(5)
@@ -91,6 +93,72 @@ def test_an_embedding_takes_a_quarter_of_its_size(
     assert operators(kept)["Gather"] == 1
 
 
+@pytest.mark.parametrize("head", ["y = MatMul(h, T)", "t = Transpose<perm = [1, 0]>(E) y = MatMul(h, t)"])
+def test_an_embedding_and_its_head_share_one_table(
+    head: str, write: Callable[..., Artifact], operators: Callable[..., Any], distance: Callable[..., float],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    table = _floats(24, 96)
+    weights = {"E": table} | ({"T": np.ascontiguousarray(table.T)} if "T)" in head else {})
+    artifact = write(
+        f"g (int64[n, 2] ids) => (float[n, 2, 24] y) {{ e = Gather(E, ids) h = Relu(e) {head} }}", **weights
+    )
+    done = quantize(artifact, Int8Dynamic(), out=tmp_path / "q.onnx")
+    assert done.lineage[-1].options["shared"] == ["E"]
+    constants = modelfile.load(done.path).graph.initializers
+    large = [value.const_value for value in constants.values() if value.const_value.size >= table.size]
+    assert [(tensor.dtype.name, tuple(tensor.shape.numpy())) for tensor in large] == [("INT8", (24, 96))]
+    assert distance(artifact, done, Samples.from_rows({"ids": np.arange(24).reshape(12, 2)})) < 0.04
+    optimized = tmp_path / "optimized.onnx"
+    open_session(done.path, level="extended", optimized=optimized)
+    assert "DynamicQuantizeMatMul" in [node.op_type for node in modelfile.load(optimized).graph]
+    for recipe in (
+        Int8Dynamic(per_channel=False),
+        Int8Dynamic(weight_type="uint8"),
+        Int8Dynamic(exclude=("Gather_0",)),
+    ):
+        apart = quantize(artifact, recipe, out=tmp_path / "apart.onnx", overwrite=True)
+        assert apart.lineage[-1].options["shared"] == []
+        assert operators(apart)["MatMulInteger"] == 1
+
+
+_SUM = """c = Greater(s, zero) y = If(c) <then_branch = t () => (float[n, 16] p) { p = MatMul(x, W) },
+          else_branch = e () => (float[n, 16] q) { r = Relu(x) q = Gemm<alpha = 0.5>(r, W, b) }>"""
+_BODIES = {
+    "If": f"s = ReduceSum<keepdims = 0>(x) {_SUM}",
+    "Loop": """y = Loop(trips, true, x) <body = t (int64 i, bool go, float[n, 16] v)
+        => (bool on, float[n, 16] w) { on = Identity(go) m = MatMul(v, W) a = MatMul(x, W) w = Add(m, a) }>""",
+    "Scan": """last, y = Scan(b, x) <num_scan_inputs = 1, body = t (float[16] v, float[16] row)
+        => (float[16] w, float[16] z) { r2 = Unsqueeze(row, axis) m = MatMul(r2, W) z = Squeeze(m, axis)
+        w = Add(v, z) }>""",
+    "If inside Loop": f"""y = Loop(trips, true, x) <body = t (int64 i, bool go, float[n, 16] v)
+        => (bool on, float[n, 16] w) {{ on = Identity(go) s = ReduceSum<keepdims = 0>(v)
+        {_SUM.replace("y =", "w =")} }}>""",
+}
+
+
+@pytest.mark.parametrize("kind", _BODIES)
+@pytest.mark.parametrize("name", ["int8-dynamic", "int8-weight", "int4-weight"])
+def test_weights_in_bodies_become_integers(
+    kind: str, name: str, write: Callable[..., Artifact], operators: Callable[..., Any],
+    distance: Callable[..., float], tmp_path: Path,
+) -> None:  # fmt: skip
+    body = _BODIES[kind]
+    used = {
+        "W": _floats(16, 16) / 4, "b": _floats(16), "zero": np.array(0, np.float32), "axis": np.array([0]),
+        "trips": np.array(3), "true": np.array(True),
+    }  # fmt: skip
+    around = {key: array for key, array in used.items() if re.search(rf"\b{key}\b", body)}
+    artifact = write(f"g (float[n, 16] x) => (float[n, 16] y) {{ {body} }}", **around)
+    done = quantize(artifact, RECIPES[name](), out=tmp_path / "q.onnx")
+    products = {"If": 2, "Loop": 2, "Scan": 1, "If inside Loop": 2}[kind]
+    assert operators(done)["MatMulInteger" if name == "int8-dynamic" else "MatMulNBits"] == products
+    assert operators(done)["MatMul"] == operators(done)["Gemm"] == 0
+    coverage = done.lineage[-1].options["coverage"]
+    assert (coverage["integer_nodes"], coverage["float_names"]) == (products, ())
+    assert distance(artifact, done, Samples.from_feeds([{"x": _floats(4, 16)} for _ in range(4)])) < 0.3
+
+
 def test_channels_of_their_own_scale_are_closer(
     write: Callable[..., Artifact], distance: Callable[..., float], tmp_path: Path
 ) -> None:
@@ -132,7 +200,7 @@ def test_excluded_nodes_stay_float(
         ("y = MatMul(x, S)", {"S": _floats(2, 16, 8)}, r"it has MatMul with the float weight S \(2, 16, 8\)"),
         ("t = Transpose(x) y = MatMul(x, t)", {}, "it has MatMul with no constant weight .optimize it first"),
         ("y = Gemm<transA = 1>(x, W)", {"W": _floats(16, 8)}, "it has Gemm with the float weight W"),
-        ("y = Relu(x)", {}, "no MatMul or Gemm of the main graph has a constant float32 weight$"),
+        ("y = Relu(x)", {}, "no MatMul, Gemm or LSTM has a constant float32 weight$"),
     ],
 )
 def test_nothing_to_quantize_is_said_with_what_there_is(

@@ -266,3 +266,19 @@ def test_weights_in_a_file_of_their_own(write: Callable[..., Artifact], distance
     onnx.save(onnx.load(artifact.path), artifact.path, save_as_external_data=True, location="w", size_threshold=0)
     done = quantize(artifact, Int8Static(), samples=_X, out=tmp_path / "q.onnx")
     assert distance(artifact, done, _X) < 0.05
+
+
+def test_a_product_that_sums_nothing_is_zeros(write: Callable[..., Artifact], answers: Any, tmp_path: Path) -> None:
+    """ONNX Runtime's integer kernel leaves such an output as it was in memory."""
+    artifact = write(
+        """g (float[n, 16] x) => (float[n, 8] y) {
+            h = MatMul(x, W) none = MatMul(h, A) t = Transpose<perm = [1, 0]>(B) z = MatMul(none, t) y = Add(z, b) }""",
+        W=_floats(16, 16),
+        A=_floats(16, 0),
+        B=_floats(8, 0),
+        b=_floats(8),
+    )
+    samples = Samples.from_rows({"x": _floats(4, 16)})
+    done = quantize(artifact, Int8Static(), samples=samples, out=tmp_path / "q.onnx")
+    feed = {"x": _floats(5, 16)}
+    np.testing.assert_allclose(answers(done.path, feed)[0], answers(artifact.path, feed)[0], atol=0.05)

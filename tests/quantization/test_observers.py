@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from edgeai import modelfile
 from edgeai.errors import InputError, QuantizationError
+from edgeai.machine import machine
 from edgeai.quantization.calibration import Calibration
 from edgeai.quantization.observers import calibration_feeds, count_feeds, observe
 from edgeai.samples import Samples
@@ -146,6 +148,28 @@ def test_tensors_of_unknown_size_are_measured_and_then_split(write: Callable[...
     tight = _Count()
     _same(observe(*arguments), observe(*arguments, budget_bytes=100, progress=tight))
     assert tight.tasks == [4, 3, 3], "one feed with both, then each for itself"
+
+
+def test_counting_in_threads_changes_nothing(write: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact, watch = write(_GRAPH), {"x": -1, "a": None, "b": 0, "d": None, "y": -1}
+    random, model = np.random.default_rng(3), modelfile.load(artifact.path)
+    rows = random.standard_normal((3, 2, 70_000)).astype(np.float32)
+    samples = Samples.from_feeds([{"x": row} for row in rows])
+    one_by_one = observe(model, watch, artifact.signature, samples)
+    monkeypatch.setattr("edgeai.quantization.observers._WORTH_THREADS_BYTES", 0)
+    monkeypatch.setattr("edgeai.quantization.observers._THREADS", 4)
+    monkeypatch.setattr("edgeai.quantization.observers.machine", lambda: dataclasses.replace(machine(), cores=4))
+    at_once = observe(model, watch, artifact.signature, samples)
+    _same(one_by_one, at_once)
+    assert list(one_by_one.tensors) == list(at_once.tensors)
+    for name, seen in at_once.tensors.items():
+        twin = one_by_one.tensors[name]
+        assert seen.recent == twin.recent
+        if seen.channels is not None and twin.channels is not None:
+            np.testing.assert_array_equal(seen.channels.total, twin.channels.total)
+    rows[2, 1, 5] = np.nan
+    with pytest.raises(QuantizationError, match="tensor x is NaN in feed 2"):
+        observe(model, watch, artifact.signature, samples)
 
 
 def test_an_interrupted_observation_goes_on_where_it_stopped(write: Callable[..., Any], tmp_path: Path) -> None:

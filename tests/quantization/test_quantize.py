@@ -151,22 +151,15 @@ def test_a_weight_behind_a_model_local_function_is_found(write: Callable[..., Ar
     ("body", "weights", "reason"),
     [
         ("y = MatMul(x, W)", {"W": _W.astype(np.float16)}, "MatMul with the float16 weight W"),
-        ("y = LSTM<hidden_size = 4>(x, W, R)", {}, "LSTM with the float weight W"),
-        (
-            """s = ReduceSum<keepdims = 0>(x) c = Greater(s, zero)
-            y = If(c) <then_branch = t () => (float[n, 8] p) { p = MatMul(x, W) },
-                       else_branch = e () => (float[n, 8] q) { q = Gemm(x, W) }>""",
-            {"W": _W, "zero": np.array(0, np.float32)},
-            "MatMul inside a subgraph with the float weight W .16, 8., Gemm inside a subgraph",
-        ),
+        ("y = GRU<hidden_size = 4>(x, W, R)", {}, "GRU with the float weight W"),
     ],
 )
 @pytest.mark.parametrize("name", ["int8-dynamic", "int8-static"])
 def test_weights_out_of_reach_are_named(
     write: Callable[..., Artifact], tmp_path: Path, name: str, body: str, weights: dict[str, Any], reason: str
 ) -> None:
-    if "LSTM" in body:
-        weights = {"W": np.ones((1, 16, 3), np.float32), "R": np.ones((1, 16, 4), np.float32)}
+    if "GRU" in body:
+        weights = {"W": np.ones((1, 12, 3), np.float32), "R": np.ones((1, 12, 4), np.float32)}
         head, x = "g (float[5, n, 3] x) => (float[5, 1, n, 4] y)", np.ones((5, 1, 3), np.float32)
     else:
         dtype = "float16" if weights["W"].dtype == np.float16 else "float"
@@ -174,3 +167,47 @@ def test_weights_out_of_reach_are_named(
     artifact = write(f"{head} {{ {body} }}", **weights)
     with pytest.raises(QuantizationError, match=reason):
         quantize(artifact, RECIPES[name](), samples=Samples.from_feeds([{"x": x}]), out=tmp_path / "q.onnx")
+
+
+def test_weights_that_only_a_body_has_are_out_of_reach_of_calibration(
+    write: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    artifact = write(
+        """g (float[n, 16] x) => (float[n, 8] y) {
+            s = ReduceSum<keepdims = 0>(x) c = Greater(s, zero)
+            y = If(c) <then_branch = t () => (float[n, 8] p) { p = MatMul(x, W) },
+                       else_branch = e () => (float[n, 8] q) { q = Gemm(x, W) }> }""",
+        W=_W,
+        zero=np.array(0, np.float32),
+    )
+    reason = "MatMul inside a subgraph with the float weight W .16, 8., Gemm inside a subgraph"
+    samples = Samples.from_rows({"x": np.ones((2, 16), np.float32)})
+    with pytest.raises(QuantizationError, match=reason):
+        quantize(artifact, RECIPES["int8-static"](), samples=samples, out=tmp_path / "q.onnx")
+
+
+@pytest.mark.parametrize("first", ["int8-dynamic", "int8-weight"])
+def test_a_quantized_model_is_refused_or_passed_through(
+    first: str, write: Callable[..., Artifact], answers: Callable[..., Any], tmp_path: Path
+) -> None:
+    body = "g (float[n, 3, 4, 4] x) => (float[n, 8, 4, 4] y) { y = Conv<pads = [1, 1, 1, 1]>(x, W) }"
+    weight = np.random.default_rng(0).standard_normal((8, 3, 3, 3)).astype(np.float32)
+    artifact = write(_LINEAR, W=_W) if first == "int8-dynamic" else write(body, W=weight)
+    quantized, out = quantize(artifact, RECIPES[first](), out=tmp_path / "q.onnx"), tmp_path / "again.onnx"
+    with pytest.raises(QuantizationError, match="is quantized already .it has .*--quantized-input pass"):
+        quantize(quantized, RECIPES["int8-weight"](), out=out)
+    assert not out.exists()
+    passed = quantize(quantized, RECIPES["int8-static"](), out=out, quantized_input="pass")  # and needs no samples
+    step = modelfile.open_artifact(out).lineage[-1]
+    assert (step.tool, step.options["recipe"]) == ("quantize", None)
+    found = ["DynamicQuantizeLinear", "MatMulInteger"] if first == "int8-dynamic" else ["integer weights"]
+    assert step.options["passed_through"] == found
+    assert step.options["coverage"]["stored_integer_share"] == 1.0
+    feed = {"x": np.ones((2, 16) if first == "int8-dynamic" else (2, 3, 4, 4), np.float32)}
+    np.testing.assert_array_equal(answers(passed.path, feed)[0], answers(quantized.path, feed)[0])
+    assert [step.tool for step in passed.lineage] == ["quantize", "quantize"]
+
+
+def test_pass_quantizes_a_float_model_as_ever(write: Callable[..., Artifact], tmp_path: Path) -> None:
+    done = quantize(write(_LINEAR, W=_W), Int8Dynamic(), out=tmp_path / "q.onnx", quantized_input="pass")
+    assert done.lineage[-1].options["recipe"] == "int8-dynamic"

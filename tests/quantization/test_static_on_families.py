@@ -45,3 +45,19 @@ def test_no_option_does_harm(
     plain = error()
     found = {str(options): error(**options) for options in OPTIONS}
     assert max(found.values()) < 1.3 * plain + 0.01, (plain, found)
+
+
+def test_embeddings_are_stored_as_integers_unless_they_are_not_wanted(
+    trained: Callable[[str], Path], exported: Callable[[str], Path], tmp_path: Path
+) -> None:
+    source = resolve(str(trained("bert")))
+    artifact, samples = open_artifact(exported("bert")), Samples.load(source.samples["calibration"]).take(slice(0, 16))
+    sizes, tables = {}, {}
+    for embeddings in (True, False):
+        out = tmp_path / f"{embeddings}.onnx"
+        recipe = Int8Static(embeddings=embeddings)
+        quantized = quantize(artifact, recipe, samples=samples, out=out)
+        sizes[embeddings] = out.stat().st_size
+        tables[embeddings] = quantized.lineage[-1].options["stored_only"]
+    assert tables[False] == [] and len(tables[True]) >= 1
+    assert sizes[True] < 0.75 * sizes[False]

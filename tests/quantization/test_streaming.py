@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from edgeai import modelfile
@@ -14,6 +15,7 @@ from edgeai.artifact import Artifact
 from edgeai.errors import QuantizationError
 from edgeai.external import external_files
 from edgeai.quantization import Int4Weight, Int8Weight, quantize
+from edgeai.samples import Samples
 from edgeai.storage import sha256
 
 _RANDOM = np.random.default_rng(4)
@@ -49,6 +51,22 @@ _BODY = """g (int64[n] ids) => (float[n, 24] y) {
 
 def _weights() -> dict[str, np.ndarray]:
     return {"E": _floats(24, 320), "W": _floats(320, 320), "bias": _floats(320)}
+
+
+def test_weights_without_kernels_are_streamed_too(external: Any, streamed: None, distance: Any, tmp_path: Path) -> None:
+    artifact = external(
+        """g (float[s, n, 32] x) => (float[s, 1, n, 8] y) {
+            h = LSTM<hidden_size = 16>(x, L, R) y = MatMul(h, W) }""",
+        L=_floats(1, 64, 32),
+        R=_floats(1, 64, 16),
+        W=_floats(16, 8),
+    )
+    done = quantize(artifact, Int8Weight(), out=tmp_path / "q.onnx")
+    tensors = {name: value.const_value for name, value in modelfile.load(done.path).graph.initializers.items()}
+    assert isinstance(tensors["L_int8"], ir.ExternalTensor) and tensors["L_int8"].dtype is ir.DataType.INT8
+    assert done.lineage[-1].options["stored_only"] == ["L", "R"]
+    assert done.lineage[-1].options["coverage"]["stored_integer_share"] == 1.0
+    assert distance(artifact, done, Samples.from_feeds([{"x": _floats(5, 2, 32)}])) < 0.05
 
 
 @pytest.mark.parametrize("recipe", [Int4Weight(), Int4Weight(method="rtn", symmetric=False), Int8Weight(method="hqq")])

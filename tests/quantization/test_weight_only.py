@@ -170,7 +170,7 @@ def test_what_has_no_kernels_is_refused(options: dict[str, Any], reason: str) ->
 
 def test_weights_that_would_grow_stay_float_and_that_is_said(write: Callable[..., Artifact], tmp_path: Path) -> None:
     artifact = write("g (float[n, 2] x) => (float[n, 8] y) { y = MatMul(x, W) }", W=_floats(2, 8))
-    with pytest.raises(QuantizationError, match="so few columns that blocks take more room"):
+    with pytest.raises(QuantizationError, match="so small that integers take more room"):
         quantize(artifact, Int4Weight(), out=tmp_path / "q.onnx")
 
 
