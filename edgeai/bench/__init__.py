@@ -5,8 +5,9 @@ Knows `Engine` and `Clock`, nothing of ONNX.
 """
 
 from edgeai.bench.measurement import benchmark, measure
-from edgeai.bench.report import Report, SubjectResult, rows
+from edgeai.bench.report import Report, SubjectResult
 from edgeai.bench.subject import Subject
+from edgeai.bench.table import rows
 from edgeai.bench.workload import Workload
 
 __all__ = ["Report", "Subject", "SubjectResult", "Workload", "benchmark", "measure", "rows"]

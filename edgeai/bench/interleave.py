@@ -83,7 +83,7 @@ def _take_rounds(
                 recording.blocks[name].append(block)
                 recording.order.append(name)
                 iterations[name] += len(block.samples_ns)
-                elapsed_ns[name] += sum(block.samples_ns)
-                run_ns[name] = sum(block.samples_ns) / len(block.samples_ns)
+                elapsed_ns[name] += block.duration_ns
+                run_ns[name] = block.duration_ns / len(block.samples_ns)
                 if len(recording.blocks[name]) <= workload.rounds:
                     advance(note=name)

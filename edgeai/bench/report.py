@@ -11,27 +11,33 @@ from typing import Any
 
 import numpy as np
 
+from edgeai.bench.accuracy import Accuracy
+from edgeai.bench.capacity import Capacity
+from edgeai.bench.decoding import decoded
+from edgeai.bench.energy import Energy
+from edgeai.bench.limits import Ceilings, Roofline
 from edgeai.bench.loop import Block, WarmUp
-from edgeai.bench.noise import Noise
+from edgeai.bench.noise import QUIET, Disturbance, Noise
 from edgeai.bench.statistics import (
-    STATISTICS,
     Estimate,
     Ratio,
+    early_stopping,
     minimum_samples,
     ratio_of_medians,
     statistics,
     verdict,
 )
-from edgeai.bench.subject import Phases
+from edgeai.bench.subject import Phases, Ran
 from edgeai.bench.workload import NS, Workload
 from edgeai.errors import DataError, UsageError
 from edgeai.machine import Machine
 from edgeai.storage import atomic_text
 
-SCHEMA = 1
-# MLPerf Inference, single stream: 600 s (loadgen's mlperf.conf), and enough queries to tell p90.
+SCHEMA = 2
+# Which figure MLPerf Inference takes from a scenario, and the least it asks for (inference_rules.adoc).
 _MLPERF_SECONDS = 600
-_MLPERF_PERCENT = 90
+_MLPERF_PERCENT = {"single": 90, "multi": 99, "server": 99}
+_MLPERF_OFFLINE_SAMPLES = 24_576
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,12 @@ class SubjectResult:
     """What was measured of one subject, and what follows from it.
 
     Raw: `blocks` holds every sample in ns; the first inference and warm-up are not in it. RSS is the process's, so
-    it is None for an engine in this process. Derived: `statistics`; `cpu_seconds_per_inference`, of all threads;
-    `ratio` and `verdict` against the report's first subject (None and "" for that one itself).
+    it is None for an engine in this process. Derived: `statistics`, of runs (in scenario multi a run is a query of
+    several inferences), with MLPerf's `early_stopping` estimate beside them; `samples_per_second` counts rows;
+    `cpu_seconds_per_inference`, of all threads; `ratio` and `verdict` against the first subject of the same `point`
+    of a sweep (None and "" for that one itself): of medians, offline and with several callers of the time a run takes.
+    `starts` are the cold starts of all processes, `phases` the first. `roofline` is filled by whoever knows the
+    model's graph.
     """
 
     name: str
@@ -56,11 +66,37 @@ class SubjectResult:
     cpu_seconds_per_inference: float | None = None
     ratio: Ratio | None = None
     verdict: str = ""
+    batch: int = 1
+    point: str = ""
+    samples_per_second: float | None = None
+    early_stopping: Estimate | None = None
+    ran: Ran = field(default_factory=Ran)
+    energy: Energy = field(default_factory=lambda: Energy(None, reason="not measured"))
+    accuracy: Accuracy | None = None
+    capacity: Capacity | None = None
+    roofline: Roofline | None = None
+    starts: tuple[Phases, ...] = ()
 
     @property
     def samples_ns(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """All samples (n,) int64, in the order they were taken."""
         return np.array([sample for block in self.blocks for sample in block.samples_ns], dtype=np.int64)
+
+    @property
+    def duration_ns(self) -> int:
+        """How long the blocks took, all together."""
+        return sum(block.duration_ns for block in self.blocks)
+
+    @property
+    def processes(self) -> list[int]:
+        """For each block the process that it was measured in."""
+        return [block.process for block in self.blocks]
+
+    def compared_blocks(self, workload: Workload) -> list[tuple[int, ...]]:
+        """What a ratio is taken of: latencies, or one mean time a run for each block where runs overlap."""
+        if workload.scenario == "offline" or (workload.scenario == "single" and workload.concurrency > 1):
+            return [(block.duration_ns // len(block.samples_ns),) for block in self.blocks]
+        return [block.samples_ns for block in self.blocks]
 
     def analysed(self, reference: SubjectResult | None, workload: Workload, *, seed: int) -> SubjectResult:
         """The same result with its derived fields filled; `reference` is None for the first subject."""
@@ -68,24 +104,41 @@ class SubjectResult:
         ratio, word = None, ""
         if reference is not None:
             rounds = min(len(self.blocks), len(reference.blocks))
-            word = verdict(None, workload.noise_floor)
-            if rounds:
-                mine, theirs = ([block.samples_ns for block in r.blocks[:rounds]] for r in (self, reference))
-                ratio = ratio_of_medians(mine, theirs, seed=seed)
-                word = verdict(ratio, workload.noise_floor)
-        cpu_ns = sum(block.cpu_ns for block in self.blocks)
+            if rounds and not self.capacity:  # latencies at two rates say nothing about each other
+                mine, theirs = (r.compared_blocks(workload)[:rounds] for r in (self, reference))
+                ratio = ratio_of_medians(mine, theirs, processes=self.processes[:rounds], seed=seed)
+            word = verdict(ratio, workload.noise_floor)
+        inferences = len(samples) * workload.inferences
+        percent = _MLPERF_PERCENT.get(workload.scenario)
         return dataclasses.replace(
             self,
-            statistics=statistics(samples),
-            cpu_seconds_per_inference=cpu_ns / NS / len(samples) if len(samples) else None,
+            statistics=statistics(samples, duration_ns=self.duration_ns),
+            early_stopping=early_stopping(samples, percent) if percent else None,
+            samples_per_second=inferences * self.batch * NS / max(self.duration_ns, 1) if inferences else None,
+            cpu_seconds_per_inference=sum(block.cpu_ns for block in self.blocks) / NS / inferences
+            if inferences
+            else None,
+            energy=_energy(self, inferences),
             ratio=ratio,
             verdict=word,
         )
 
 
+def _energy(result: SubjectResult, inferences: int) -> Energy:
+    counted = [block.energy_uj for block in result.blocks]
+    if not inferences or not result.energy.source or None in counted:
+        reason = result.energy.reason or ("the counter stopped answering" if inferences else "no samples")
+        return dataclasses.replace(result.energy, joules_per_inference=None, reason=reason)
+    joules = sum(uj for uj in counted if uj is not None) / 1e6
+    return dataclasses.replace(result.energy, joules_per_inference=joules / inferences, reason="")
+
+
 @dataclass(frozen=True)
 class Report:
     """`order` names the subject of each block as they were taken. Times are ISO 8601, UTC.
+
+    `overhead_ns` is what the timing loop itself adds to every sample. `disturbance` is the verdict on `noise_before`
+    and `noise_after`. `schema` is the version of `report.schema.json`, which ships beside this module.
 
     `interrupted`: Ctrl-C came, the blocks until then are complete. `short` is empty if every subject ran as long as
     MLPerf asks for, otherwise it says what is missing: good for a comparison, not for a published figure.
@@ -103,6 +156,9 @@ class Report:
     interrupted: bool
     short: str
     warnings: tuple[str, ...]
+    overhead_ns: int = 0
+    disturbance: Disturbance = field(default_factory=lambda: Disturbance(QUIET, ()))
+    ceilings: Ceilings | None = None
     schema: int = SCHEMA
 
     def __getitem__(self, name: str) -> SubjectResult:
@@ -120,18 +176,7 @@ class Report:
             data = json.loads(text)
             if data["schema"] != SCHEMA:
                 raise DataError(f"{where}: schema {data['schema']}, this edgeai reads {SCHEMA}", hint="measure again")
-            return cls(
-                **data
-                | {
-                    "workload": Workload(**data["workload"]),
-                    "subjects": tuple(map(_subject, data["subjects"])),
-                    "order": tuple(data["order"]),
-                    "machine": Machine(**data["machine"] | {"features": tuple(data["machine"]["features"])}),
-                    "noise_before": Noise(**data["noise_before"]),
-                    "noise_after": Noise(**data["noise_after"]),
-                    "warnings": tuple(data["warnings"]),
-                }
-            )
+            return decoded(cls, data)
         except (ValueError, TypeError, KeyError, AttributeError, UsageError) as error:
             raise DataError(f"{where}: not a benchmark report ({type(error).__name__}: {error})") from error
 
@@ -149,70 +194,26 @@ class Report:
         return cls.from_json(text, where=str(path))
 
 
-def _subject(data: Mapping[str, Any]) -> SubjectResult:
-    return SubjectResult(
-        **{
-            **data,
-            "phases": Phases(**data["phases"]),
-            "warm_up": WarmUp(**data["warm_up"]),
-            "blocks": tuple(Block(tuple(block["samples_ns"]), block["cpu_ns"]) for block in data["blocks"]),
-            "statistics": {name: Estimate(**row) for name, row in data["statistics"].items()},
-            "ratio": Ratio(**data["ratio"]) if data["ratio"] else None,
-        }
-    )
-
-
-def shortfall(results: Sequence[SubjectResult]) -> str:
-    """What MLPerf's minimum for the single stream still asks for; empty if nothing."""
-    seconds = min(int(result.samples_ns.sum()) for result in results) / NS
+def shortfall(results: Sequence[SubjectResult], workload: Workload) -> str:
+    """What MLPerf's minimum for the scenario still asks for; empty if nothing."""
+    seconds = min(result.duration_ns for result in results) / NS
     count = min(len(result.samples_ns) for result in results)
-    if seconds >= _MLPERF_SECONDS and count >= minimum_samples(_MLPERF_PERCENT):
+    percent = _MLPERF_PERCENT.get(workload.scenario)
+    needed = minimum_samples(percent) if percent else _MLPERF_OFFLINE_SAMPLES // workload.batch
+    if seconds >= _MLPERF_SECONDS and count >= needed:
         return ""
-    return (
-        f"{seconds:.3g} s and {count} runs are measured; "
-        f"MLPerf asks for {_MLPERF_SECONDS} s and {minimum_samples(_MLPERF_PERCENT)} runs"
-    )
+    return f"{seconds:.3g} s and {count} runs are measured; MLPerf asks for {_MLPERF_SECONDS} s and {needed} runs"
 
 
-def doubts(results: Sequence[SubjectResult], *, inputs: int, before: Noise, cores: int) -> tuple[str, ...]:
+def doubts(results: Sequence[SubjectResult], *, inputs: int | None, disturbance: Disturbance) -> tuple[str, ...]:
     """Reasons to read the figures with care, one sentence each."""
     found = [
         f"{result.name}: still not steady when the warm-up's time was over; give it more (warmup_max_seconds)"
         for result in results
         if not result.warm_up.stable
     ]
+    found += [f"{result.name}: {sentence}" for result in results for sentence in result.ran.passed_over]
     if inputs == 1:
         found.append("every run had the same input, which flatters caches; give several different samples")
-    if before.load_1min is not None and before.load_1min > cores / 2:
-        found.append(f"the machine was busy before the start (load {before.load_1min:.1f} on {cores} cores)")
+    found += [f"the machine was {disturbance.verdict}: {sentence}" for sentence in disturbance.evidence]
     return tuple(found)
-
-
-def rows(report: Report) -> list[list[str]]:
-    """The table as text cells, a header first: one row a subject, one column a statistic. Latencies in ms."""
-    scale = {"ns": (1e-6, "ms")}
-    units = {name: scale.get(statistic.unit, (1.0, statistic.unit)) for name, statistic in STATISTICS.items()}
-    header = ["subject", "runs", *(f"{name} {unit}" for name, (_, unit) in units.items())]
-    header += ["first ms", "CPU ms/run", "peak MiB", "size MiB", "ratio", "verdict"]
-    table = [header]
-    for result in report.subjects:
-        cells = [result.name, str(len(result.samples_ns))]
-        cells += [_cell(result.statistics[name].value, factor) for name, (factor, _) in units.items()]
-        cells += [
-            _cell(result.phases.first_inference_ns, 1e-6),
-            _cell(result.cpu_seconds_per_inference, 1e3),
-            _cell(result.peak_rss_bytes, 1 / 2**20),
-            _cell(result.size_bytes, 1 / 2**20),
-            _interval(result.ratio) if result.ratio else "-",
-            result.verdict or "-",
-        ]
-        table.append(cells)
-    return table
-
-
-def _cell(value: float | None, factor: float) -> str:
-    return "-" if value is None else f"{value * factor:.4g}"
-
-
-def _interval(ratio: Ratio) -> str:
-    return f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"

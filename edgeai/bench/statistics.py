@@ -72,6 +72,29 @@ def minimum_samples(percent: int) -> int:
     return n
 
 
+@cache
+def allowed_over(n: int, percent: int) -> int | None:
+    """How many of n queries may lie above a bound that the `percent`-th percentile must keep; None: too few queries.
+
+    The largest t for which t or fewer would be seen with at most 1 % chance if the true share of queries below the
+    bound were only `percent` (MLPerf Inference rules, appendix on early stopping: at 99 % confidence, d = 0).
+    """
+    below = np.searchsorted(_binomial_cdf(n, 1 - percent / 100), 0.01, side="right")
+    return int(below) - 1 if below else None
+
+
+def early_stopping(samples_ns: Array, percent: int) -> Estimate:
+    """MLPerf's estimate of a percentile in ns: with t queries allowed above it, the t - 1 slowest are discarded.
+
+    It is an upper bound of the percentile at 99 % confidence, and refused below `minimum_samples(percent)`.
+    """
+    n = len(samples_ns)
+    allowed = allowed_over(n, percent) if n else None
+    if not allowed:
+        return Estimate(None, reason=f"p{percent} needs {minimum_samples(percent)} samples, got {n}")
+    return Estimate(float(np.sort(samples_ns)[n - allowed]))
+
+
 def percentile(samples_ns: Array, percent: int) -> Estimate:
     """The `percent`-th percentile in ns, or a refusal where there are fewer than `minimum_samples(percent)`."""
     n = len(samples_ns)
@@ -89,15 +112,19 @@ def _rank(n: int, percent: int) -> int:
 @cache
 def _interval_ranks(n: int, percent: int) -> tuple[int, int]:
     """Ranks (1-based) between which the true percentile lies with at least 95 % confidence."""
-    p = percent / 100
-    log_factorial = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, n + 1)))))
-    k = np.arange(n + 1)
-    log_pmf = log_factorial[n] - log_factorial - log_factorial[::-1] + k * math.log(p) + (n - k) * math.log1p(-p)
-    cdf = np.cumsum(np.exp(log_pmf))
+    cdf = _binomial_cdf(n, percent / 100)
     tail = (1 - CONFIDENCE) / 2
     low = int(np.searchsorted(cdf, tail, side="right"))
     high = int(np.searchsorted(cdf, 1 - tail, side="left")) + 1
     return max(low, 1), min(high, n)
+
+
+def _binomial_cdf(n: int, p: float) -> Array:
+    """P(X <= k) for k = 0..n, X binomial."""
+    log_factorial = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, n + 1)))))
+    k = np.arange(n + 1)
+    log_pmf = log_factorial[n] - log_factorial - log_factorial[::-1] + k * math.log(p) + (n - k) * math.log1p(-p)
+    return np.cumsum(np.exp(log_pmf))
 
 
 def _needs_one(figure: Callable[[Array], float]) -> Callable[[Array], Estimate]:
@@ -126,34 +153,99 @@ STATISTICS = {
 }
 
 
-def statistics(samples_ns: Sequence[int] | Array) -> dict[str, Estimate]:
-    """Every row of STATISTICS."""
+def statistics(samples_ns: Sequence[int] | Array, *, duration_ns: int | None = None) -> dict[str, Estimate]:
+    """Every row of STATISTICS; `duration_ns` is what throughput counts where runs overlap or wait for each other."""
     samples = np.asarray(samples_ns, dtype=np.int64)
-    return {name: statistic.compute(samples) for name, statistic in STATISTICS.items()}
+    found = {name: statistic.compute(samples) for name, statistic in STATISTICS.items()}
+    if duration_ns is not None and len(samples):
+        found["throughput"] = Estimate(len(samples) * 1e9 / max(duration_ns, 1))
+    return found
 
 
-def ratio_of_medians(a_blocks: Sequence[Sequence[int]], b_blocks: Sequence[Sequence[int]], *, seed: int = 0) -> Ratio:
-    """median(a) / median(b), both in ns; the i-th blocks of both were taken in the same round.
+Processes = Sequence[int]
+"""For each block the number of the process that it was measured in; empty where all came from one."""
 
-    The interval is a hierarchical bootstrap's: rounds are drawn with replacement, for both alike, and then the
-    samples in each drawn block, since runs that stand side by side resemble each other (Kalibera and Jones,
-    "Rigorous benchmarking in reasonable time", 2013). The same seed gives the same interval.
+
+def ratio_of_medians(
+    a_blocks: Sequence[Sequence[int]], b_blocks: Sequence[Sequence[int]], *, processes: Processes = (), seed: int = 0
+) -> Ratio:
+    """median(a) / median(b), both in ns; the i-th blocks of both were taken in the same round (and processes).
+
+    The interval is a hierarchical bootstrap's: processes are drawn with replacement, then rounds in each, for both
+    alike, and then the samples in each drawn block, since runs that stand side by side resemble each other (Kalibera
+    and Jones, "Rigorous benchmarking in reasonable time", 2013). The same seed gives the same interval.
     Raises BenchmarkError if there are no blocks, not equally many, or empty ones.
     """
-    if not a_blocks or len(a_blocks) != len(b_blocks) or not all(map(len, (*a_blocks, *b_blocks))):
-        raise BenchmarkError(
-            f"ratio of medians: needs pairs of blocks with samples, got {len(a_blocks)} and {len(b_blocks)} blocks"
-        )
+    if len(a_blocks) != len(b_blocks):
+        raise _no_pairs(a_blocks, b_blocks)
+    return _ratio(a_blocks, b_blocks, _median, (processes, None), seed=seed)
+
+
+def ratio_of_percentiles(
+    a_blocks: Sequence[Sequence[int]],
+    b_blocks: Sequence[Sequence[int]],
+    percent: int,
+    *,
+    processes: tuple[Processes, Processes] = ((), ()),
+    seed: int = 0,
+) -> Ratio:
+    """The same for another percentile, and for blocks of two runs apart: rounds are drawn for each on its own.
+
+    Raises BenchmarkError if there are no blocks, or empty ones.
+    """
+    return _ratio(a_blocks, b_blocks, lambda samples: _nearest_rank(samples, percent), processes, seed=seed)
+
+
+def ratio_of_means(
+    a_blocks: Sequence[Sequence[int]],
+    b_blocks: Sequence[Sequence[int]],
+    *,
+    processes: tuple[Processes, Processes] = ((), ()),
+    seed: int = 0,
+) -> Ratio:
+    """mean(a) / mean(b) for blocks of two runs apart. Raises BenchmarkError as `ratio_of_percentiles` does."""
+    return _ratio(a_blocks, b_blocks, lambda samples: float(samples.mean()), processes, seed=seed)
+
+
+def _ratio(
+    a_blocks: Sequence[Sequence[int]],
+    b_blocks: Sequence[Sequence[int]],
+    figure: Callable[[Array], float],
+    processes: tuple[Processes, Processes | None],
+    *,
+    seed: int,
+) -> Ratio:
+    """The second of `processes` is None where both sides' blocks are pairs."""
+    if not a_blocks or not b_blocks or not all(map(len, (*a_blocks, *b_blocks))):
+        raise _no_pairs(a_blocks, b_blocks)
     a, b = _Blocks(a_blocks), _Blocks(b_blocks)
+    groups = _groups(processes[0], len(a_blocks))
+    other_groups = None if processes[1] is None else _groups(processes[1], len(b_blocks))
     generator = np.random.default_rng(seed)
     ratios = np.empty(RESAMPLES)
     for i in range(RESAMPLES):
-        rounds = generator.integers(0, len(a_blocks), len(a_blocks))
-        ratios[i] = a.resampled_median(rounds, generator) / b.resampled_median(rounds, generator)
+        rounds = _drawn(groups, generator)
+        others = rounds if other_groups is None else _drawn(other_groups, generator)
+        ratios[i] = figure(a.resampled(rounds, generator)) / figure(b.resampled(others, generator))
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(ratios, (tail, 1 - tail))
-    value = _median(a.samples) / _median(b.samples)
-    return Ratio(value, float(low), float(high), len(a_blocks))
+    return Ratio(figure(a.samples) / figure(b.samples), float(low), float(high), min(len(a_blocks), len(b_blocks)))
+
+
+def _groups(processes: Processes, count: int) -> list[Array]:
+    """The indices of the blocks of each process."""
+    numbers = np.asarray(processes if len(processes) else np.zeros(count), dtype=np.int64)
+    return [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
+
+
+def _drawn(groups: Sequence[Array], generator: np.random.Generator) -> Array:
+    """Processes with replacement, and blocks with replacement within each."""
+    chosen = [groups[i] for i in generator.integers(0, len(groups), len(groups))]
+    return np.concatenate([group[generator.integers(0, len(group), len(group))] for group in chosen])
+
+
+def _no_pairs(a_blocks: Sequence[Sequence[int]], b_blocks: Sequence[Sequence[int]]) -> BenchmarkError:
+    return BenchmarkError(f"ratio: needs pairs of blocks with samples, got {len(a_blocks)} and {len(b_blocks)} blocks")
 
 
 class _Blocks:
@@ -165,16 +257,21 @@ class _Blocks:
         self._sizes = np.array([len(block) for block in blocks])
         self._starts = np.cumsum(self._sizes) - self._sizes
 
-    def resampled_median(self, rounds: Array, generator: np.random.Generator) -> float:
+    def resampled(self, rounds: Array, generator: np.random.Generator) -> Array:
         sizes = self._sizes[rounds]
         of_sample = np.repeat(sizes, sizes)
         within = (generator.random(len(of_sample)) * of_sample).astype(np.int64)
-        return _median(self.samples[np.repeat(self._starts[rounds], sizes) + within])
+        drawn: Array = self.samples[np.repeat(self._starts[rounds], sizes) + within]
+        return drawn
+
+
+def _nearest_rank(samples: Array, percent: int) -> float:
+    index = _rank(len(samples), percent) - 1
+    return float(np.partition(samples, index)[index])
 
 
 def _median(samples: Array) -> float:
-    middle = _rank(len(samples), 50) - 1
-    return float(np.partition(samples, middle)[middle])
+    return _nearest_rank(samples, 50)
 
 
 def verdict(ratio: Ratio | None, noise_floor: float) -> str:

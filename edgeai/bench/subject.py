@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from edgeai import errors
+from edgeai.bench.arrivals import Surrender
 from edgeai.bench.loop import Block, WarmUp
 from edgeai.bench.workload import Workload
 from edgeai.errors import BenchmarkError, EdgeAIError, UsageError
@@ -30,7 +31,8 @@ class Subject:
 
     `arguments` must be what JSON can carry. `preload`, "module:function" too, is called without arguments in the
     import phase: for a factory that imports its library only when it is called ("edgeai.ort:onnxruntime").
-    `size_bytes` is the model's, if known.
+    `size_bytes` is the model's, if known; `files` are read once before it is built, to time the disk. `batch` and
+    `samples_path` replace what `measure` was given, for a sweep; subjects of one `point` are compared with each other.
     """
 
     name: str
@@ -38,6 +40,10 @@ class Subject:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     size_bytes: int | None = None
     preload: str = ""
+    files: tuple[str, ...] = ()
+    batch: int | None = None
+    samples_path: str | None = None
+    point: str = ""
 
     def __post_init__(self) -> None:
         for label, value in (("factory", self.factory), ("preload", self.preload)):
@@ -52,11 +58,29 @@ class Subject:
 
 @dataclass(frozen=True)
 class Phases:
-    """The way to the first answer. In this process, where nothing was built, only the first inference is known."""
+    """The way to the first answer. In this process, where nothing was built, only the first inference is known.
+
+    `read_ns`: the model's files from the disk, their pages dropped from the cache first where the system allows it.
+    `create_ns` is the first engine of a fresh process, `create_warm_ns` the second one, made after the measurement.
+    """
 
     import_ns: int | None
     create_ns: int | None
     first_inference_ns: int
+    read_ns: int | None = None
+    create_warm_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class Ran:
+    """Where the model really ran: `providers` in order, `placement` counts the graph's nodes on each of them.
+
+    `passed_over` says why a provider that was preferred did not run. Empty for an engine that cannot tell.
+    """
+
+    providers: tuple[str, ...] = ()
+    placement: Mapping[str, int] = field(default_factory=dict)
+    passed_over: tuple[str, ...] = ()
 
 
 class WorkerProcess:
@@ -71,6 +95,8 @@ class WorkerProcess:
         self.subject = subject
         self.baseline_rss_bytes: int | None = None
         self.peak_rss_bytes: int | None = None
+        self.ran = Ran()
+        self.energy_source, self.energy_reason = "", ""
         # A file, not a pipe: nobody reads while the worker runs, and a full pipe would stop it.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
@@ -109,22 +135,37 @@ class WorkerProcess:
             factory=self.subject.factory,
             arguments=self.subject.arguments,
             preload=self.subject.preload,
-            samples=os.path.abspath(samples_path),
-            workload=dataclasses.asdict(workload),
+            files=self.subject.files,
+            samples=os.path.abspath(self.subject.samples_path or samples_path),
+            workload=dataclasses.asdict(dataclasses.replace(workload, batch=self.subject.batch or workload.batch)),
         )
-        self.baseline_rss_bytes = reply.pop("baseline_rss_bytes")
-        return Phases(**reply)
+        self.baseline_rss_bytes = reply["baseline_rss_bytes"]
+        self.energy_source, self.energy_reason = reply["energy"]
+        ran = reply["ran"]
+        self.ran = Ran(tuple(ran["providers"]), ran["placement"], tuple(ran["passed_over"]))
+        return Phases(**reply["phases"])
 
     def warm_up(self) -> WarmUp:
         return WarmUp(**self._ask("warm_up"))
 
     def block(self, runs: int, *, budget_ns: int, discard: int = 0) -> Block:
         reply = self._ask("block", runs=runs, budget_ns=budget_ns, discard=discard)
-        return Block(tuple(reply["samples_ns"]), reply["cpu_ns"])
+        return Block(**{**reply, "samples_ns": tuple(reply["samples_ns"])})
 
-    def finish(self) -> None:
-        """Close the engine in an orderly way."""
-        self._ask("finish")
+    def pace(self, rate: float, *, surrender: Surrender | None = None) -> None:
+        """How many queries arrive in a second from now on: see `Loop.pace`."""
+        self._ask("pace", rate=rate, surrender=surrender and dataclasses.asdict(surrender))
+
+    def answer(self, path: str | Path, *, count: int) -> None:
+        """Write the outputs for the first `count` feeds to `path`, as samples."""
+        self._ask("answer", path=os.path.abspath(path), count=count)
+
+    def finish(self, *, again: bool = False) -> int | None:
+        """Close the engine in an orderly way; with `again`, make a second one: nanoseconds that this takes."""
+        peak = self.peak_rss_bytes
+        create_warm_ns: int | None = self._ask("finish", again=again)["create_warm_ns"]
+        self.peak_rss_bytes = peak  # of the measured engine, not of both
+        return create_warm_ns
 
     def _ask(self, do: str, **arguments: object) -> dict[str, Any]:
         assert self._process.stdin is not None

@@ -69,6 +69,14 @@ def sleeping(seconds: float = 0.0) -> Engine:
     return Engine(lambda: time.sleep(seconds))
 
 
+def wrong() -> Engine:
+    """Answers something else."""
+    engine = Engine()
+    right = engine.run
+    engine.run = lambda feed: {"y": right(feed)["y"] ** 2}  # type: ignore[method-assign]
+    return engine
+
+
 def spinning(seconds: float) -> Engine:
     """Uses the CPU: process time, unlike sleep, is the engine's own whatever else the machine does."""
 

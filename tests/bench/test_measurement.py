@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 from bench_engines import Engine, FakeClock, timed
 
-from edgeai.bench import Report, Subject, Workload, benchmark, measure
+from edgeai.bench import Report, Subject, Workload, benchmark, course, measure
+from edgeai.bench.interleave import Recording
+from edgeai.bench.interleave import interleave as course_interleave
 from edgeai.bench.statistics import FASTER, NOT_RESOLVED, SLOWER
 from edgeai.errors import BenchmarkError, DataError, UsageError
 from edgeai.samples import Samples
@@ -58,6 +61,76 @@ def test_subjects_are_compared_in_their_own_processes(samples_path: Path) -> Non
     assert "MLPerf asks for 600 s" in report.short
     assert report.started_at <= report.finished_at
     assert report.machine.versions["numpy"] == np.__version__
+
+
+def test_rounds_are_shared_among_fresh_processes(samples_path: Path) -> None:
+    workload = dataclasses.replace(QUICK, processes=3)
+    report = measure([sleeping("a", 0.001), sleeping("b", 0.003)], samples_path, workload, thorough=True)
+    for result in report.subjects:
+        assert result.processes == [0, 0, 1, 1, 2, 2]
+        assert len(result.starts) == 3
+        assert result.phases == result.starts[0]
+        assert len(result.samples_ns) == 30
+    assert report["b"].verdict == SLOWER
+    assert report["a"].accuracy is None
+    assert report["b"].accuracy is not None and report["b"].accuracy.error == 0.0
+    assert [start.create_warm_ns is None for start in report["a"].starts][1:] == [True, True]
+    assert report["a"].phases.create_warm_ns is not None
+    assert 0 < report.overhead_ns < 20_000
+
+
+def test_ctrl_c_in_a_later_process_keeps_the_earlier_ones(samples_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def interleave(*arguments: Any, **options: Any) -> Recording:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return course_interleave(*arguments, **options)
+
+    monkeypatch.setattr(course, "interleave", interleave)
+    report = measure([sleeping("a", 0.001)], samples_path, dataclasses.replace(QUICK, processes=3))
+    assert report.interrupted
+    assert report["a"].processes == [0, 0]
+    assert Report.from_json(report.to_json()) == report
+
+
+def test_answers_that_differ_stand_beside_the_speed(samples_path: Path) -> None:
+    subjects = [Subject("a", "bench_engines:sleeping"), Subject("b", "bench_engines:wrong")]
+    found = measure(subjects, samples_path, QUICK, thorough=True)["b"].accuracy
+    assert found is not None
+    assert (found.reference, found.feeds) == ("a", 3)
+    assert found.error is not None and found.error > 0.1
+    assert found.cosine is not None and found.cosine < 1
+
+
+def test_a_server_s_rate_is_searched_and_then_kept(samples_path: Path) -> None:
+    workload = dataclasses.replace(QUICK, scenario="server", latency_bound_ms=500.0, tail_percent=50)
+    result = measure([sleeping("a", 0.002)], samples_path, workload)["a"]
+    assert result.capacity is not None and result.capacity.rate is not None
+    assert 1 < result.capacity.rate < 500, "two milliseconds each: five hundred a second at most"
+    assert any(trial.valid for trial in result.capacity.trials)
+    assert all(block.wall_ns for block in result.blocks)
+    assert result.early_stopping is not None
+
+
+def test_a_bound_that_nothing_keeps_is_told(samples_path: Path) -> None:
+    workload = dataclasses.replace(QUICK, scenario="server", latency_bound_ms=0.1, tail_percent=50)
+    with pytest.raises(BenchmarkError, match=r"subject 'a': p50 is above 0.1 ms at every rate from .* to"):
+        measure([sleeping("a", 0.002)], samples_path, workload)
+
+
+def test_callers_beside_each_other_answer_more(samples_path: Path) -> None:
+    workload = dataclasses.replace(QUICK, scenario="offline", concurrency=4)
+    result = measure([sleeping("a", 0.02)], samples_path, workload)["a"]
+    assert len(result.samples_ns) >= 30
+    assert min(result.samples_ns) >= 20_000_000
+    assert sum(block.duration_ns for block in result.blocks) < sum(result.samples_ns)
+
+
+def test_here_a_rate_cannot_be_searched(samples: Samples) -> None:
+    with pytest.raises(UsageError, match="needs a process of its own"):
+        benchmark(Engine(), dataclasses.replace(QUICK, scenario="server", latency_bound_ms=1.0), samples)
 
 
 def test_one_subject_is_the_plain_benchmark(samples_path: Path) -> None:

@@ -3,54 +3,19 @@ import json
 from pathlib import Path
 
 import pytest
+from bench_reports import report_of, result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeai.bench.loop import Block, WarmUp
-from edgeai.bench.noise import Noise
-from edgeai.bench.report import SCHEMA, Report, SubjectResult, doubts, rows, shortfall
+from edgeai.bench.energy import Energy
+from edgeai.bench.loop import Block
+from edgeai.bench.noise import NOISY, QUIET, Disturbance, Noise
+from edgeai.bench.report import SCHEMA, Report, SubjectResult, doubts, shortfall
 from edgeai.bench.statistics import FASTER, NOT_RESOLVED, Ratio, statistics
-from edgeai.bench.subject import Phases
+from edgeai.bench.subject import Phases, Ran
+from edgeai.bench.table import rows
 from edgeai.bench.workload import Workload
 from edgeai.errors import DataError, ExistsError
-from edgeai.machine import Machine
-
-MACHINE = Machine("Linux 6", "x86_64", "a CPU", ("avx", "avx2"), 2, 2**33, "3.11.7", {"numpy": "2.4.0"})
-QUIET = Noise(0.1, 0.0, 17)
-
-
-def result(name: str, samples_ns: list[int], *, blocks: int = 10, stable: bool = True) -> SubjectResult:
-    return SubjectResult(
-        name,
-        Phases(1_000, 2_000, 9_000_000),
-        WarmUp(30, 1_000_000, 1000, stable),
-        tuple(Block(tuple(samples_ns), cpu_ns=2 * sum(samples_ns)) for _ in range(blocks)),
-        factory="a:b",
-        arguments={"path": "m.onnx", "threads": [1, 2]},
-        size_bytes=3 * 2**20,
-        baseline_rss_bytes=2**20,
-        peak_rss_bytes=5 * 2**20,
-    )
-
-
-def report_of(*results: SubjectResult, workload: Workload | None = None) -> Report:
-    workload = workload or Workload()
-    analysed = [r.analysed(None if r is results[0] else results[0], workload, seed=0) for r in results]
-    return Report(
-        workload=workload,
-        subjects=tuple(analysed),
-        order=tuple(r.name for r in results for _ in r.blocks),
-        machine=MACHINE,
-        noise_before=QUIET,
-        noise_after=Noise(None, None, None, "/proc/pressure/cpu: no such file"),
-        seed=0,
-        started_at="2026-01-01T00:00:00+00:00",
-        finished_at="2026-01-01T00:01:00+00:00",
-        interrupted=False,
-        short=shortfall(results),
-        warnings=("one", "two"),
-    )
-
 
 ANALYSED = report_of(result("a", [10] * 10))
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -143,9 +108,9 @@ def damaged(change: dict[str, object]) -> str:
         "[]",
         "{}",
         "null",
-        '{"schema": 1}',
+        '{"schema": 2}',
         damaged({"subjects": [1]}),
-        damaged({"workload": {"scenario": "offline"}}),
+        damaged({"workload": {"scenario": "sometimes"}}),
         damaged({"machine": None}),
         damaged({"surprise": 1}),
         damaged({"noise_before": {"load": 1}}),
@@ -172,20 +137,58 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_runs_below_mlperf_s_minimum_say_so() -> None:
-    enough = result("a", [10**9] * 60)  # 600 s in 600 runs
-    assert shortfall([enough]) == ""
-    short = shortfall([enough, result("b", [10**9] * 59)])
+    enough, plan = result("a", [10**9] * 60), Workload()  # 600 s in 600 runs
+    assert shortfall([enough], plan) == ""
+    short = shortfall([enough, result("b", [10**9] * 59)], plan)
     assert short == "590 s and 590 runs are measured; MLPerf asks for 600 s and 64 runs"
-    assert shortfall([result("c", [10**11])]) != "", "ten runs of 100 s are long, but too few for p90"
+    assert shortfall([result("c", [10**11])], plan) != "", "ten runs of 100 s are long, but too few for p90"
+    assert shortfall([enough], Workload(scenario="offline", batch=8)).endswith("600 s and 3072 runs")
+    assert shortfall([enough], Workload(scenario="multi")).endswith("600 s and 662 runs")
 
 
 def test_doubts_name_their_reason() -> None:
     steady, shaky = result("steady", [1]), result("shaky", [1], stable=False)
-    assert doubts([steady], inputs=3, before=QUIET, cores=2) == ()
-    assert doubts([steady], inputs=3, before=Noise(None, None, None, "none"), cores=2) == ()
-    found = doubts([steady, shaky], inputs=1, before=Noise(1.7, None, None), cores=2)
+    quiet = Disturbance(QUIET, ())
+    assert doubts([steady], inputs=3, disturbance=quiet) == ()
+    assert doubts([steady], inputs=None, disturbance=quiet) == ()
+    busy = Disturbance(NOISY, ("the machine was busy before the start (load 1.7 on 2 cores)",))
+    found = doubts([steady, shaky], inputs=1, disturbance=busy)
     assert [sentence.split(",")[0] for sentence in found] == [
         "shaky: still not steady when the warm-up's time was over; give it more (warmup_max_seconds)",
         "every run had the same input",
-        "the machine was busy before the start (load 1.7 on 2 cores)",
+        "the machine was noisy: the machine was busy before the start (load 1.7 on 2 cores)",
     ]
+    moved = dataclasses.replace(steady, ran=Ran(("cpu",), {"cpu": 3}, ("cuda does not run here",)))
+    assert doubts([moved], inputs=3, disturbance=quiet) == ("steady: cuda does not run here",)
+
+
+def test_overlapping_runs_are_counted_and_compared_by_the_wall_clock() -> None:
+    def overlapping(name: str, wall_ns: int) -> SubjectResult:
+        blocks = tuple(Block((10_000_000,) * 10, cpu_ns=0, wall_ns=wall_ns + i) for i in range(6))
+        return dataclasses.replace(result(name, []), blocks=blocks, batch=4)
+
+    workload = Workload(scenario="offline", batch=4, concurrency=2)
+    report = report_of(overlapping("a", 50_000_000), overlapping("b", 25_000_000), workload=workload)
+    assert report["a"].statistics["p50"].value == 10_000_000
+    assert report["a"].statistics["throughput"].value == pytest.approx(200, rel=1e-3)
+    assert report["a"].samples_per_second == pytest.approx(800, rel=1e-3)
+    assert report["a"].early_stopping is None, "offline has no tail"
+    assert report["b"].ratio is not None and report["b"].ratio.value == pytest.approx(0.5, rel=1e-3)
+    assert report["b"].verdict == FASTER
+
+
+def test_energy_is_that_of_the_blocks_or_has_its_reason() -> None:
+    def metered(energy: Energy, counted: int | None) -> Energy:
+        blocks = tuple(Block((10,) * 4, 0, energy_uj=counted) for _ in range(5))
+        return report_of(dataclasses.replace(result("a", []), blocks=blocks, energy=energy))["a"].energy
+
+    assert metered(Energy(None, "RAPL"), 8_000_000) == Energy(2.0, "RAPL")
+    assert metered(Energy(None, "RAPL"), None) == Energy(None, "RAPL", "the counter stopped answering")
+    assert metered(Energy(None, "", "no RAPL counters"), None) == Energy(None, "", "no RAPL counters")
+
+
+def test_a_query_of_several_inferences_is_one_run() -> None:
+    report = report_of(result("a", [8_000_000] * 70), workload=Workload(scenario="multi"))
+    assert report["a"].samples_per_second == pytest.approx(1000)
+    assert report["a"].cpu_seconds_per_inference == pytest.approx(0.002)
+    assert report["a"].early_stopping is not None and report["a"].early_stopping.value == 8_000_000

@@ -14,7 +14,9 @@ from edgeai.bench.statistics import (
     Ratio,
     minimum_samples,
     percentile,
+    ratio_of_means,
     ratio_of_medians,
+    ratio_of_percentiles,
     statistics,
     verdict,
 )
@@ -110,6 +112,38 @@ def test_drift_of_one_alone_widens_the_interval() -> None:
     steady = ratio_of_medians(blocks(1e6, seed=1), blocks(1e6, seed=2))
     drifting = ratio_of_medians(blocks(1e6, seed=1, drift=0.05), blocks(1e6, seed=2))
     assert drifting.high - drifting.low > 5 * (steady.high - steady.low)
+
+
+def test_processes_that_differ_widen_the_interval() -> None:
+    """Each process has a speed of its own, within 5 %: without their numbers the interval knows nothing of it."""
+    generator = np.random.default_rng(3)
+    speeds = generator.normal(1, 0.05, 10)
+    a = [block for i, s in enumerate(speeds[:5]) for block in blocks(1e6 * s, seed=i, count=4)]
+    b = [block for i, s in enumerate(speeds[5:]) for block in blocks(1e6 * s, seed=50 + i, count=4)]
+    processes = [i for i in range(5) for _ in range(4)]
+    told, untold = ratio_of_medians(a, b, processes=processes), ratio_of_medians(a, b)
+    assert told.value == untold.value
+    assert told.high - told.low > 1.3 * (untold.high - untold.low)
+    assert ratio_of_medians(a, b, processes=[7] * 20) == untold, "one process is what no numbers mean"
+
+
+def test_blocks_of_two_runs_need_not_be_pairs() -> None:
+    a, b = blocks(2e6, seed=1, count=7), blocks(1e6, seed=2, count=12)
+    for ratio in (ratio_of_percentiles(a, b, 90), ratio_of_means(a, b)):
+        assert ratio.low < ratio.value < ratio.high
+        assert ratio.value == pytest.approx(2, rel=0.02)
+        assert ratio.blocks == 7
+    with pytest.raises(BenchmarkError, match="got 0 and 12 blocks"):
+        ratio_of_means([], b)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 10**9), min_size=1, max_size=60), st.integers(1, 10**12))
+def test_throughput_counts_the_wall_clock_where_it_is_given(samples: list[int], duration_ns: int) -> None:
+    assert statistics(samples)["throughput"].value == pytest.approx(len(samples) * 1e9 / sum(samples))
+    overlapping = statistics(samples, duration_ns=duration_ns)
+    assert overlapping["throughput"].value == pytest.approx(len(samples) * 1e9 / duration_ns)
+    assert overlapping["mean"] == statistics(samples)["mean"]
 
 
 def test_the_seed_decides() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from edgeai.bench import worker
 from edgeai.bench.workload import Workload
+from edgeai.samples import Samples
 
 
 def answers(*commands: dict[str, Any]) -> list[dict[str, Any]]:
@@ -30,6 +31,7 @@ def build(path: Path, factory: str, **fields: Any) -> dict[str, Any]:
         "factory": factory,
         "arguments": {},
         "preload": "",
+        "files": [],
         "samples": str(path),
         "workload": dataclasses.asdict(workload),
         **fields,
@@ -43,20 +45,52 @@ def test_every_command_has_its_answer(samples_path: Path, monkeypatch: pytest.Mo
         build(samples_path, "bench_engines:sleeping"),
         {"do": "warm_up"},
         {"do": "block", "runs": 5, "budget_ns": 10**9, "discard": 0},
-        {"do": "finish"},
+        {"do": "finish", "again": False},
     )
-    assert set(built["reply"]) == {"import_ns", "create_ns", "first_inference_ns", "baseline_rss_bytes"}
+    assert set(built["reply"]) == {"phases", "baseline_rss_bytes", "ran", "energy"}
+    assert set(built["reply"]["phases"]) == {"import_ns", "create_ns", "first_inference_ns", "read_ns"}
     assert built["peak_rss_bytes"] > 2**20
     assert warm["reply"]["runs"] > 0
     assert len(block["reply"]["samples_ns"]) == 5
-    assert finished["reply"] == {}
+    assert finished["reply"] == {"create_warm_ns": None}
     assert engine.closed
+
+
+def test_files_are_read_and_a_second_engine_is_timed(samples_path: Path) -> None:
+    built, finished = answers(
+        build(samples_path, "bench_engines:sleeping", files=[str(samples_path)]), {"do": "finish", "again": True}
+    )
+    assert built["reply"]["phases"]["read_ns"] > 0
+    assert finished["reply"]["create_warm_ns"] > 0
+
+
+def test_answers_are_written_as_samples(samples_path: Path, tmp_path: Path) -> None:
+    answers(
+        build(samples_path, "bench_engines:sleeping"), {"do": "answer", "path": str(tmp_path / "y.npz"), "count": 2}
+    )
+    found = list(Samples.load(tmp_path / "y.npz").feeds())
+    assert [feed["y"].tolist() for feed in found] == [[[0, 2]], [[4, 6]]]
+
+
+def test_a_server_is_paced_and_gives_up_when_it_cannot_be_saved(samples_path: Path) -> None:
+    plan = dataclasses.asdict(Workload(scenario="server", latency_bound_ms=1, warmup_max_seconds=0.3))
+    surrender = {"bound_ns": 0, "allowed": 3}
+    _, _, lost, _, whole = answers(
+        build(samples_path, "bench_engines:sleeping", workload=plan),
+        {"do": "pace", "rate": 50_000.0, "surrender": surrender},
+        {"do": "block", "runs": 40, "budget_ns": 10**9, "discard": 0},
+        {"do": "pace", "rate": 50_000.0, "surrender": None},
+        {"do": "block", "runs": 40, "budget_ns": 10**9, "discard": 0},
+    )
+    assert len(lost["reply"]["samples_ns"]) == 4
+    assert len(whole["reply"]["samples_ns"]) == 40
+    assert whole["reply"]["wall_ns"] > 0
 
 
 def test_preload_is_called_first(samples_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_engines, "PRELOADED", [])
     (built,) = answers(build(samples_path, "bench_engines:preloaded", preload="bench_engines:preload"))
-    assert built["reply"]["import_ns"] >= 50_000_000
+    assert built["reply"]["phases"]["import_ns"] >= 50_000_000
 
 
 def test_errors_are_answers_and_bugs_are_not(samples_path: Path) -> None:
@@ -92,7 +126,7 @@ def test_main_moves_the_protocol_out_of_a_library_s_reach(samples_path: Path) ->
         for factory in ("talkative", "refusing"):
             process.stdin.write(json.dumps(build(samples_path, f"bench_engines:{factory}")).encode() + b"\n")
         process.stdin.flush()
-        assert "create_ns" in json.loads(process.stdout.readline())["reply"]
+        assert "create_ns" in json.loads(process.stdout.readline())["reply"]["phases"]
         refused = process.stdout.readline()
         rest, errors = process.communicate(timeout=20)
     assert refused == b'{"error": ["ProviderError", "cuda does not run here", "use cpu"]}\n'

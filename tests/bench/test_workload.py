@@ -11,7 +11,26 @@ from edgeai.samples import Samples
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"scenario": "server"}, "unknown scenario 'server' (use single)"),
+        ({"scenario": "edge"}, "unknown scenario 'edge' (use single, multi, server, offline)"),
+        (
+            {"scenario": "server"},
+            "the server scenario needs a rate, or a latency_bound_ms to search the highest rate within",
+        ),
+        ({"scenario": "server", "rate": 0.0}, "rate must be a number above 0, got 0.0"),
+        (
+            {"scenario": "server", "rate": 9.0, "tail_percent": 98},
+            "tail_percent must be one of 50, 90, 95, 97, 99, got 98",
+        ),
+        ({"rate": 9.0}, "rate means nothing in scenario single (use server)"),
+        (
+            {"scenario": "offline", "latency_bound_ms": 9.0},
+            "latency_bound_ms means nothing in scenario offline (use server)",
+        ),
+        ({"concurrency": 0}, "concurrency must be a whole number of at least 1, got 0"),
+        (
+            {"scenario": "multi", "concurrency": 2},
+            "in scenario multi one caller sends the queries; leave concurrency at 1",
+        ),
         ({"batch": 0}, "batch must be a whole number of at least 1, got 0"),
         ({"rounds": 2.5}, "rounds must be a whole number of at least 1, got 2.5"),
         ({"discarded_runs": -1}, "discarded_runs must be a whole number of at least 0, got -1"),
