@@ -1,6 +1,6 @@
-"""The one-shot main job: export, optimize, quantize, verify, measure, choose, pack, and open it again.
+"""`edgeai.build`: from a module to the best bundle for this machine, in one call.
 
-Everything is made in a temporary directory; a build that fails or is killed leaves nothing at the bundle's path.
+Export, tune (see `edgeai.tuning`), verify, pack. A failure anywhere leaves nothing at the bundle's path.
 """
 
 from __future__ import annotations
@@ -18,42 +18,45 @@ from torch import nn
 from edgeai import bench, verification
 from edgeai.agreement import Agreement
 from edgeai.artifact import Artifact
-from edgeai.bundle import Golden, pack
 from edgeai.caching import with_empty_cache
 from edgeai.eager import EagerEngine
 from edgeai.errors import UsageError, VerificationError
 from edgeai.exporting import Source, export, from_module, resolve
-from edgeai.external import external_files
 from edgeai.machine import machine
 from edgeai.metrics import METRICS
 from edgeai.modelfile import open_artifact
-from edgeai.probing import probe_feeds
 from edgeai.progress import SILENT, Progress
-from edgeai.runtime import load, verify_bundle
+from edgeai.runtime import load
 from edgeai.runtime.engine import Engine
 from edgeai.runtime.remembered import RememberedEngine
 from edgeai.samples import Samples
 from edgeai.storage import refuse_existing
-from edgeai.tuning import BASELINE, Candidate, Measured, candidates, choose
+from edgeai.tuning.candidates import BASELINE, Plan
+from edgeai.tuning.countdown import Countdown
+from edgeai.tuning.data import GOLDEN, Data
+from edgeai.tuning.exploring import Trial
+from edgeai.tuning.objective import objective_of
+from edgeai.tuning.shipping import ship
+from edgeai.tuning.space import Space, providers_here
+from edgeai.tuning.timing import TIMED, save_inputs, subject
+from edgeai.tuning.tuner import Tuned, search
 
 TORCH = "torch"
-TARGETS = ("cpu",)
+TARGETS = ("cpu", "cuda")
 
 # Short, and labelled so in the report: enough rounds for an interval of the ratio.
 WORKLOAD = bench.Workload(
     min_iterations=100, min_seconds=1.0, max_seconds=4.0, warmup_min_seconds=0.1, warmup_max_seconds=2.0, rounds=8
 )
-_GOLDEN = 4
-_TIMED = 16
-_EXACT_GOLDEN, _LOSSY_GOLDEN = 1e-3, 5e-2
+SECONDS = 60.0  # for the search; export and the last measurement come on top
 
 
 @dataclass(frozen=True)
 class Row:
     """One form of the model: what it weighs, how well and how fast it answers, and why it does or does not ship.
 
-    `p50_ns` is the median latency of one feed, in one interleaved run with the other rows; `ratio` that median over
-    the exported float model's, with its 95 % interval. `metric` is None without labelled samples.
+    `p50_ns` is the median latency of one feed; `ratio` that median over the exported float model's in the same
+    interleaved run, with its 95 % interval. `metric` is None without labelled samples, or where it was not asked.
     """
 
     name: str
@@ -91,23 +94,6 @@ class BuildReport:
         return cls(**{**data, "bundle": Path(data["bundle"]), "rows": rows})
 
 
-@dataclass(frozen=True)
-class _Data:
-    """Samples by purpose; a sample stands in one of them only. `labelled` where a metric can be scored."""
-
-    calibration: Samples | None
-    scoring: Samples
-    golden: Samples
-    labelled: bool
-
-
-@dataclass(frozen=True)
-class _Judged:
-    candidate: Candidate
-    agreement: Agreement | None
-    refused: str
-
-
 def build(
     source: str | nn.Module,
     samples: Samples | None = None,
@@ -121,6 +107,9 @@ def build(
     task: str | None = None,
     target: str = "cpu",
     max_drop: float = 0.005,
+    objective: str = "latency",
+    seconds: float | None = SECONDS,
+    space: Space | None = None,
     workload: bench.Workload = WORKLOAD,
     seed: int = 0,
     overwrite: bool = False,
@@ -130,8 +119,9 @@ def build(
 
     `source` is a module, or what the command line takes (see `exporting.sources`); a trained directory brings its
     own samples. `samples` are real inputs, with labels for a metric. `max_drop` is how much of the metric
-    (relative) a form may lose; without labels forms are judged by how far their outputs are off. What was not
-    measured faster, or as fast and smaller, is not kept.
+    (relative) a form may lose; without labels forms are judged by how far their outputs are off. `objective` is what
+    the search makes small (see `edgeai.tune`), for `seconds`; `space` says how far it looks. What was not measured
+    better than the exported float model, or as good and smaller, is not kept.
 
     Raises what export raises, VerificationError if the packed bundle does not answer as it should, ExistsError.
     """
@@ -139,6 +129,8 @@ def build(
     refuse_existing(out, overwrite)
     if target not in TARGETS:
         raise UsageError(f"build cannot measure for target {target!r} yet", hint=f"use {', '.join(TARGETS)}")
+    wanted = dataclasses.replace(space or Space(), providers=providers_here(target))
+    objective_of(objective)
     found = (
         resolve(
             source, inputs=inputs, dynamic=dynamic, init=init, weights=weights, seed=seed, example=example, task=task
@@ -150,49 +142,49 @@ def build(
     with tempfile.TemporaryDirectory(prefix="edgeai-build-") as name:
         directory = Path(name)
         baseline = _baseline(found, data, directory, seed, progress)
-        forms = [Candidate(BASELINE, baseline)]
-        forms += candidates(baseline, directory, target=target, calibration=data.calibration, progress=progress)
         with _reference(found, baseline) as reference:
-            judged = [_judge(form, reference, found, data, max_drop, progress) for form in forms]
-        spec = {"source": source, "inputs": list(inputs), "dynamic": list(dynamic), "init": dict(init or {})}
-        eager = None if found.module is None or not isinstance(source, str) else spec
-        if eager is not None:
+            first = _verified_baseline(found, baseline, reference, data, seed, progress)
+            tuned = search(
+                baseline, reference, data, directory, objective=objective, max_drop=max_drop, space=wanted,
+                countdown=Countdown(seconds, progress=progress), known=first, seed=seed, workload=workload,
+                progress=progress,
+            )  # fmt: skip
+        eager = None
+        if found.module is not None and isinstance(source, str):
             given = {"weights": weights, "example": example, "task": task}
-            eager |= {name: str(value) for name, value in given.items() if value is not None}
-        report = _measure(judged, eager, data, directory, workload, seed, progress)
-        rows, choice = _choose(judged, report, eager is not None)
-        progress.log(f"{found.name}: {choice}: {next(row.reason for row in rows if row.name == choice)}")
-        kept = next(form for form in judged if form.candidate.name == choice)
-        return _pack(kept, rows, found, data, directory, out, overwrite)
+            eager = {"source": source, "inputs": list(inputs), "dynamic": list(dynamic), "init": dict(init or {})}
+            eager |= {key: str(value) for key, value in given.items() if value is not None}
+        torch = _torch_row(eager, baseline, first, data, directory, workload, seed, progress)
+        report = _report(found, tuned, torch, first, data, out)
+        progress.log(f"{found.name}: {report.chosen}: {tuned.explored.chosen.reason}")
+        winner = tuned.explored.chosen
+        assert winner.judged is not None
+        ship(
+            tuned.artifact, winner.point, data.golden.take(slice(0, min(GOLDEN, len(data.golden)))), out=out,
+            task=found.task, extras=found.extras, overwrite=overwrite, progress=progress,
+            results={"build": report.to_json(), "agreement": winner.judged.agreement, "tune": tuned.to_json()},
+        )  # fmt: skip
+    return report
 
 
-def _data(source: Source, given: Samples | None, seed: int) -> _Data:
+def _data(source: Source, given: Samples | None, seed: int) -> Data:
     """Split what there is. Without any samples, generated inputs serve for everything but calibration."""
     if given is None and source.samples:
         parts = {kind: with_empty_cache(Samples.load(path), source.signature) for kind, path in source.samples.items()}
-        data = _Data(parts["calibration"], parts["scoring"], parts["golden"], labelled=source.metric is not None)
         parts["calibration"].refuse_overlap(parts["scoring"], f"{source.name}: calibration and scoring")
-        return data
-    if given is None:
-        feeds = [dict(source.example)] if source.example else []
-        feeds += [probe_feeds(source.signature, seed=seed + i, count=1)[0].feed for i in range(_GOLDEN)]
-        made = Samples.from_feeds(feeds)
-        return _Data(None, made, made, labelled=False)
-    given = with_empty_cache(given, source.signature)
-    if len(given) < 3:
-        raise UsageError(f"{len(given)} samples cannot be split", hint="calibration, scoring and golden need one each")
-    golden = min(_GOLDEN, len(given) // 3)
-    middle = golden + (len(given) - golden) // 2
-    calibration, scoring = given.take(slice(golden, middle)), given.take(slice(middle, None))
-    calibration.refuse_overlap(scoring, f"{source.name}: calibration and scoring")
-    labelled = source.metric is not None and given.labels is not None
-    return _Data(calibration, scoring, given.take(slice(0, golden)), labelled)
+        data = Data(parts["calibration"], parts["scoring"], parts["golden"])
+    elif given is None:
+        return Data.invented(source.signature, example=source.example, seed=seed)
+    else:
+        data = Data.of(given, source.signature, name=source.name, seed=seed)
+    has_metric = source.metric is not None and data.scoring.labels is not None
+    return dataclasses.replace(data, metric=METRICS[source.metric] if has_metric and source.metric else None)
 
 
-def _baseline(source: Source, data: _Data, directory: Path, seed: int, progress: Progress) -> Artifact:
+def _baseline(source: Source, data: Data, directory: Path, seed: int, progress: Progress) -> Artifact:
     if source.path is not None:
         return open_artifact(source.path)
-    few = data.scoring.take(slice(0, _TIMED))
+    few = data.scoring.take(slice(0, TIMED))
     return export(source, few, out=directory / f"{BASELINE}.onnx", seed=seed, progress=progress)
 
 
@@ -212,141 +204,62 @@ def _reference(source: Source, baseline: Artifact) -> Iterator[Engine]:
         remembered.close()
 
 
-def _judge(
-    form: Candidate, reference: Engine, source: Source, data: _Data, max_drop: float, progress: Progress
-) -> _Judged:
-    if form.artifact is None:
-        return _Judged(form, None, form.refused)
-    lossy = dataclasses.replace(verification.QUANTIZED, max_drop=max_drop)
-    metric = METRICS[source.metric] if data.labelled and source.metric else None
-    with load(form.artifact.path, ep="cpu") as candidate:
+def _verified_baseline(
+    source: Source, baseline: Artifact, reference: Engine, data: Data, seed: int, progress: Progress
+) -> Agreement:
+    """Raise VerificationError unless the float file, which may always ship, answers as the reference does."""
+    with load(baseline.path, ep="cpu") as candidate:
         agreement = verification.verify(
-            reference,
-            candidate,
-            data.scoring,
-            signature=form.artifact.signature,
-            tolerance=lossy if form.lossy else verification.EXACT,
-            metric=metric,
+            reference, candidate, data.scoring, signature=baseline.signature, metric=data.metric, seed=seed,
             progress=progress,
-        )
-    good = agreement.verdict == "verified"
-    if form.name == BASELINE and not good:
+        )  # fmt: skip
+    if agreement.verdict != "verified":
         raise VerificationError(f"{source.name} as exported: {agreement.summary}")
-    return _Judged(form, agreement, "" if good else f"{agreement.verdict}: {agreement.findings[0].text}")
+    return agreement
 
 
-def _measure(
-    judged: Sequence[_Judged],
-    eager: Mapping[str, Any] | None,
-    data: _Data,
-    directory: Path,
-    workload: bench.Workload,
-    seed: int,
-    progress: Progress,
-) -> bench.Report:
-    """Time every form that exists, the refused ones too: why they lost should be known. The baseline comes first."""
-    timed = data.scoring.take(slice(0, min(_TIMED, len(data.scoring))))
-    inputs = directory / "timed.npz"
-    Samples(timed.rows, timed.items, None).save(inputs)
+def _torch_row(
+    eager: Mapping[str, Any] | None, baseline: Artifact, first: Agreement, data: Data, directory: Path,
+    workload: bench.Workload, seed: int, progress: Progress,
+) -> Row:  # fmt: skip
+    """Eager PyTorch, timed in turn with the float file; a module in memory cannot be, in another process."""
+    metric = first.metric.reference if first.metric else None
+    if eager is None:
+        return Row(TORCH, None, metric, None, None, "reference", "not timed")
+    inputs = save_inputs(data.scoring, directory / "timed.npz")
+    arguments = {**eager, "threads": machine().cores}
     subjects = [
-        bench.Subject(
-            form.candidate.name,
-            "edgeai.runtime.loading:load",
-            {"path": str(form.candidate.artifact.path), "ep": "cpu"},
-            size_bytes=_size(form.candidate.artifact),
-            preload="edgeai.ort:onnxruntime",
-        )
-        for form in judged
-        if form.candidate.artifact is not None
-    ]
-    if eager is not None:
-        arguments = {**eager, "threads": machine().cores}
-        subjects.append(bench.Subject(TORCH, "edgeai.exporting.sources:eager", arguments))
-    return bench.measure(subjects, inputs, workload, seed=seed, progress=progress)
+        subject(Plan().name, baseline.path), bench.Subject(TORCH, "edgeai.exporting.sources:eager", arguments),
+    ]  # fmt: skip
+    result = bench.measure(subjects, inputs, workload, seed=seed, progress=progress)[TORCH]
+    p50, ratio = result.statistics["p50"].value, result.ratio
+    return Row(
+        TORCH, None, metric, None if p50 is None else int(p50),
+        None if ratio is None else (ratio.value, ratio.low, ratio.high), "reference", "eager PyTorch",
+    )  # fmt: skip
 
 
-def _choose(judged: Sequence[_Judged], report: bench.Report, has_eager: bool) -> tuple[tuple[Row, ...], str]:
-    measured = {form.candidate.name: _measured(form, report) for form in judged if form.candidate.artifact is not None}
-    baseline = measured.pop(BASELINE)
-    choice = choose(baseline, list(measured.values()))
-    rows = []
-    scored = judged[0].agreement.metric if judged[0].agreement else None
-    if has_eager:
-        p50, ratio = _timing(report, TORCH)
-        rows.append(Row(TORCH, None, scored.reference if scored else None, p50, ratio, "reference", "eager PyTorch"))
-    else:
-        rows.append(Row(TORCH, None, scored.reference if scored else None, None, None, "reference", "not timed"))
-    for form in judged:
-        name, agreement = form.candidate.name, form.agreement
-        artifact = form.candidate.artifact
-        p50, ratio = _timing(report, name) if artifact is not None else (None, None)
-        rows.append(
-            Row(
-                name,
-                None if artifact is None else _size(artifact),
-                agreement.metric.candidate if agreement and agreement.metric else None,
-                p50,
-                ratio,
-                agreement.verdict if agreement else "not made",
-                choice.reasons.get(name, form.refused),
-            )
-        )
-    return tuple(rows), choice.name
+def _report(source: Source, tuned: Tuned, torch: Row, first: Agreement, data: Data, out: Path) -> BuildReport:
+    chosen = tuned.explored.chosen
+    rows = [torch]
+    for trial in tuned.explored.trials:
+        rows.append(_row(trial, first if trial.name == BASELINE else None))
+    metric = source.metric if data.metric is not None or source.metric else None
+    verdict = next(row.verdict for row in rows if row.name == chosen.name)
+    return BuildReport(source.name, out, chosen.name, chosen.point.provider, metric, verdict, tuple(rows))
 
 
-def _measured(form: _Judged, report: bench.Report) -> Measured:
-    assert form.candidate.artifact is not None
-    name, size = form.candidate.name, _size(form.candidate.artifact)
-    ratio = report[name].ratio
-    if ratio is None:  # the baseline itself, or too few blocks to say anything
-        return Measured(name, size, refused=form.refused)
-    return Measured(name, size, ratio.value, ratio.low, ratio.high, form.refused)
-
-
-def _timing(report: bench.Report, name: str) -> tuple[int | None, tuple[float, float, float] | None]:
-    result = report[name]
-    p50 = result.statistics["p50"].value
-    ratio = result.ratio
-    return (None if p50 is None else int(p50)), (None if ratio is None else (ratio.value, ratio.low, ratio.high))
-
-
-def _pack(
-    kept: _Judged, rows: tuple[Row, ...], source: Source, data: _Data, directory: Path, out: Path, overwrite: bool
-) -> BuildReport:
-    """Pack what was chosen with its own answers as golden vectors, and have the packed bundle repeat them."""
-    artifact, agreement = kept.candidate.artifact, kept.agreement
-    assert artifact is not None
-    assert agreement is not None
-    with load(artifact.path, ep="cpu") as session:
-        feeds = list(data.golden.take(slice(0, min(_GOLDEN, len(data.golden)))).feeds())
-        expected = [session.run(feed) for feed in feeds]
-        provider, settings = session.providers[0], dataclasses.asdict(session.settings)
-    verdict = agreement.verdict
-    report = BuildReport(source.name, out, kept.candidate.name, provider, source.metric, verdict, rows)
-    golden = Golden(
-        Samples.from_feeds(feeds),
-        Samples.from_feeds(expected),
-        _LOSSY_GOLDEN if kept.candidate.lossy else _EXACT_GOLDEN,
+def _row(trial: Trial, known: Agreement | None) -> Row:
+    figures, judged = trial.figures, trial.judged
+    agreement = known
+    if agreement is None and judged is not None:
+        agreement = Agreement.from_json(judged.agreement)
+    return Row(
+        trial.name,
+        figures.size_bytes if figures else None,
+        agreement.metric.candidate if agreement and agreement.metric else None,
+        figures.p50_ns if figures else None,
+        figures.latency if figures else None,
+        agreement.verdict if agreement else "not judged" if figures else "not tried",
+        trial.reason,
     )
-    here = machine()
-    contents: dict[str, Any] = {
-        "golden": golden,
-        "task": source.task,
-        "extras": source.extras,
-        "settings": settings,
-        "results": {"build": report.to_json(), "agreement": agreement.to_json()},
-        "proven_on": {"provider": provider, "cpu": here.cpu, "features": list(here.features), "cores": here.cores},
-    }
-    # Packed twice: the bundle gets its name only after another one of the same bytes has answered.
-    trial = directory / f"trial{out.suffix}"
-    pack(artifact, trial, **contents).close()
-    proof = verify_bundle(trial, ep="cpu")
-    if proof.verdict != "verified":
-        raise VerificationError(f"{out} is not written: packed, it does not repeat its own answers: {proof.summary}")
-    pack(artifact, out, **contents, overwrite=overwrite).close()
-    return report
-
-
-def _size(artifact: Artifact) -> int:
-    names = external_files(artifact.path)
-    return sum(path.stat().st_size for path in (artifact.path, *(artifact.path.parent / name for name in names)))

@@ -1,24 +1,31 @@
-"""`edgeai.verify`: do two things that answer agree, whatever they are: modules, files, bundles, engines?"""
+"""`edgeai.verify`: do two things that answer agree, whatever they are: modules, files, bundles, engines?
+
+And is a bundle still what it was proven to be, here? `verify_bundle` needs numpy and ONNX Runtime alone.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from edgeai import verification
-from edgeai.agreement import Agreement
+from edgeai import bench, verification
+from edgeai.agreement import EXIT_CODES, Agreement, Verdict
 from edgeai.artifact import Artifact
 from edgeai.bundle import is_bundle
 from edgeai.caching import with_empty_cache
 from edgeai.errors import UsageError
 from edgeai.metrics import METRICS
 from edgeai.progress import SILENT, Progress
-from edgeai.runtime import load
+from edgeai.runtime import BundleReport, load
+from edgeai.runtime import verify_bundle as verify_answers
 from edgeai.runtime.engine import Engine
 from edgeai.samples import Samples
 from edgeai.spec import Signature
+from edgeai.speed import WORKLOAD, SpeedCheck, check_speed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,6 +71,56 @@ def verify(
             seed=seed,
             progress=progress,
         )
+
+
+@dataclass(frozen=True)
+class BundleProof:
+    """`answers`: integrity, golden vectors and provider; `speed` is None where it was not asked for."""
+
+    answers: BundleReport
+    speed: SpeedCheck | None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Wrong answers count more than slow ones."""
+        if self.answers.verdict == "verified" and self.speed is not None and self.speed.verdict == "degraded":
+            return "degraded"
+        return self.answers.verdict
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.verdict]
+
+    @property
+    def summary(self) -> str:
+        """A line for the answers, one for the speed, and what else a person should read."""
+        lines = [self.answers.summary, *([self.speed.text] if self.speed else []), *self.answers.findings]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, the answers' fields at the top."""
+        answers = dataclasses.asdict(self.answers) | {"path": str(self.answers.path), "verdict": self.verdict}
+        return answers | {"speed": dataclasses.asdict(self.speed) if self.speed else None}
+
+
+def verify_bundle(
+    path: str | Path,
+    *,
+    ep: str = "auto",
+    speed: bool = True,
+    workload: bench.Workload = WORKLOAD,
+    progress: Progress = SILENT,
+) -> BundleProof:
+    """Check every byte, run the golden vectors, and see whether the bundle is as fast as where it was made.
+
+    Speed is compared on the same kind of machine only, and takes some seconds; slower than its band is `degraded`.
+    Raises IntegrityError, UnsafePathError, ResourceLimitError, ModelFormatError, ProviderError, and BenchmarkError
+    if the bundle's process dies while it is measured.
+    """
+    answers = verify_answers(path, ep=ep)
+    if not speed or answers.verdict != "verified":
+        return BundleProof(answers, None)
+    return BundleProof(answers, check_speed(path, ep=answers.providers[0], workload=workload, progress=progress))
 
 
 @contextlib.contextmanager

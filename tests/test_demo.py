@@ -8,11 +8,15 @@ import pytest
 from edgeai.bench import Workload
 from edgeai.demo import COLUMNS, best_int8, demo, render_html, report_data, table
 from edgeai.errors import EdgeAIError, ExistsError, UsageError
+from edgeai.tuning import Space
 
 QUICK = Workload(
     min_iterations=30, max_iterations=40, min_seconds=0, max_seconds=2, warmup_min_seconds=0,
     warmup_max_seconds=0.1, settle_seconds=0, rounds=5,
 )  # fmt: skip
+
+
+FEW = Space(("mha", "portable"), ("int8-dynamic", "int8-static"), settings=False, finalists=2)
 
 
 class Page(HTMLParser):
@@ -40,7 +44,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(out: Path) -> object:
-    return demo(out, families=["mlp"], preset="tiny", workload=QUICK)
+    return demo(out, families=["mlp"], preset="tiny", workload=QUICK, space=FEW, seconds=None)
 
 
 def test_everything_is_left_where_it_is_said(made: object, out: Path) -> None:

@@ -10,57 +10,46 @@ from edgeai.cli import options
 
 
 @click.command("build")
-@click.argument("source")
-@options.output
-@options.inputs
-@options.example
-@options.dynamic
-@options.init
-@options.weights
-@options.samples
-@options.task
+@options.source
 @click.option("--target", default="cpu", show_default=True, help="Where the bundle will run.")
-@click.option("--max-drop", type=options.SHARE, default="0.5%", show_default=True, help="Metric that may be lost.")
+@options.max_drop
+@options.objective
+@click.option(
+    "--time-budget", type=options.DURATION, default="60s", show_default=True, help="For the search: 90s, 10m or 1h."
+)
 @options.seed
 @options.overwrite
 @options.as_json
 def command(
-    source: str,
+    source: options.Source,
     out: Path,
-    inputs: tuple[str, ...],
-    example: Path | None,
-    dynamic: tuple[str, ...],
-    init: str | None,
-    weights: Path | None,
     samples: Path | None,
-    task: str | None,
     target: str,
     max_drop: float,
+    objective: str,
+    time_budget: float,
     seed: int,
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Export, optimize, quantize, verify, measure, and pack the form that is best here and keeps its accuracy.
+    """Export, tune, verify, and pack the form that is best here and keeps its accuracy.
 
     SOURCE is a trained directory, a family (bert, bert:base), file.py:Class, pkg.mod:name, hf:DIR_OR_ID, m.pt2
-    or m.onnx.
+    or m.onnx. What is tried is what `edgeai tune` tries, the most promising first, until the time is up.
     """
     from edgeai.building import build
     from edgeai.cli.console import RichProgress, print_build, print_json
     from edgeai.samples import Samples
 
     report = build(
-        source,
+        source.source,
         Samples.load(samples) if samples else None,
         out=out,
-        inputs=inputs,
-        dynamic=dynamic,
-        init=options.parse_init(init),
-        weights=weights,
-        example=example,
-        task=task,
+        **source.described,
         target=target,
         max_drop=max_drop,
+        objective=objective,
+        seconds=time_budget,
         seed=seed,
         overwrite=overwrite,
         progress=RichProgress(),

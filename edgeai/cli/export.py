@@ -10,30 +10,16 @@ from edgeai.cli import options
 
 
 @click.command("export")
-@click.argument("source")
-@options.output
-@options.inputs
-@options.example
-@options.dynamic
-@options.init
-@options.weights
-@options.samples
-@options.task
+@options.source
 @click.option("--opset", type=int, help="ONNX opset to write. [default: 20; 23 for decoders; an ONNX file's own]")
 @click.option("--target-ort", metavar="VERSION", help="Oldest ONNX Runtime that must open the file: 1.17.")
 @options.seed
 @options.overwrite
 @options.as_json
 def command(
-    source: str,
+    source: options.Source,
     out: Path,
-    inputs: tuple[str, ...],
-    example: Path | None,
-    dynamic: tuple[str, ...],
-    init: str | None,
-    weights: Path | None,
     samples: Path | None,
-    task: str | None,
     opset: int | None,
     target_ort: str | None,
     seed: int,
@@ -50,18 +36,8 @@ def command(
     from edgeai.exporting import export, resolve
     from edgeai.samples import Samples
 
-    found = resolve(
-        source,
-        inputs=inputs,
-        dynamic=dynamic,
-        init=options.parse_init(init),
-        weights=weights,
-        seed=seed,
-        example=example,
-        task=task,
-    )
     artifact = export(
-        found,
+        resolve(source.source, **source.described, seed=seed),
         Samples.load(samples) if samples else None,
         out=out,
         opset=opset,

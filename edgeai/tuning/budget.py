@@ -36,6 +36,7 @@ from edgeai.scoring import score
 from edgeai.storage import sha256
 from edgeai.tuning.journal import Journal
 from edgeai.tuning.layers import Group, groups
+from edgeai.tuning.raising import raise_opset
 from edgeai.tuning.splits import Splits
 from edgeai.verification import labelled_feeds
 
@@ -115,6 +116,9 @@ def within_budget(
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     with tempfile.TemporaryDirectory(prefix="edgeai-budget-") as directory:
+        artifact = raise_opset(
+            artifact, recipe, splits.calibration, out=Path(directory, "raised.onnx"), progress=progress
+        )
         search = _Search(artifact, recipe, splits, metric, output, max_drop, resume, Path(directory), progress)
         try:
             order = search.sensitivities()

@@ -1,77 +1,198 @@
-"""The forms of a model that are worth measuring on this target, each written or refused with a reason."""
+"""What can be tried: forms of the graph, recipes, providers and session settings, the most promising first. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from edgeai.artifact import Artifact
-from edgeai.errors import EdgeAIError
-from edgeai.graph import optimize
-from edgeai.progress import SILENT, Progress
-from edgeai.quantization import Int8Dynamic, Int8Static, quantize
-from edgeai.samples import Samples
+from edgeai.errors import UsageError
+from edgeai.graph import DEFAULT_FORMS, FORMS, TARGETS
+from edgeai.quantization import RECIPES, Int8Static, Recipe
+from edgeai.runtime.settings import SessionSettings
 
 BASELINE = "fp32"
-OPTIMIZED = "fp32-optimized"
+
+# What may win there. TensorRT's integers and the int8 of CUDA are asked for by name.
+_RECIPES_FOR: Mapping[str, tuple[str, ...]] = {
+    "cpu": ("int8-dynamic", "int8-static", "int8-weight", "int4-weight"),
+    "cuda": ("fp16", "bf16"),
+    "tensorrt": ("fp16",),
+    "openvino": ("int8-static",),
+}
+# Weight-only recipes gain nothing from another form of attention but the decoder's.
+_FORMS_FOR: Mapping[str, tuple[str, ...]] = dict.fromkeys(("int8-weight", "int4-weight"), ("portable", "gqa"))
+
+# What ONNX Runtime has fused if such a node is in the optimized graph and not in the file: the fusion can be
+# switched off, and the kernels of the parts are sometimes the faster ones.
+FUSIONS: Mapping[str, str] = {
+    "SkipLayerNormalization": "SkipLayerNormFusion",
+    "EmbedLayerNormalization": "EmbedLayerNormFusion",
+    "BiasGelu": "BiasGeluFusion",
+    "FastGelu": "FastGeluFusion",
+    "QuickGelu": "QuickGeluFusion",
+    "Attention": "AttentionFusion",
+    "FusedMatMul": "MatMulScaleFusion",
+    "FusedConv": "ConvActivationFusion",
+    "FusedGemm": "GemmActivationFusion",
+    "DynamicQuantizeMatMul": "DynamicQuantizeMatMulFusion",
+    "MatMulIntegerToFloat": "MatMulIntegerToFloatFusion",
+}
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """`artifact` is None where the form could not be made; `refused` then says why."""
+class Plan:
+    """A model file: the form of its graph (None: as it came), and the recipe of its weights (None: float).
 
-    name: str
-    artifact: Artifact | None
-    lossy: bool = False
-    refused: str = ""
-
-
-def candidates(
-    baseline: Artifact,
-    directory: Path,
-    *,
-    target: str = "cpu",
-    calibration: Samples | None = None,
-    progress: Progress = SILENT,
-) -> Iterator[Candidate]:
-    """Write the forms of `baseline` into `directory`: rewritten for the target, and with integer weights.
-
-    Quantizers know the standard operators only, so they get the portable rewrite, not the target's fused one.
-    Without calibration samples no static form is made: calibrating on invented data would lie.
+    `observer` is the static recipe's, where it is not the default; `in_budget` leaves in float the layers that
+    cost too much accuracy.
     """
-    yield _made(
-        OPTIMIZED,
-        lambda out: optimize(baseline, out=out, target=target, samples=calibration, progress=progress),
-        directory,
-    )
-    try:
-        portable = optimize(
-            baseline, out=directory / "portable.onnx", target="portable", samples=calibration, progress=progress
-        )
-    except EdgeAIError as error:
-        progress.log(f"quantizing the graph as exported: {error.message}")
-        portable = baseline
-    yield _made(
-        "int8-dynamic",
-        lambda out: quantize(portable, Int8Dynamic(), samples=calibration, out=out, progress=progress),
-        directory,
-        lossy=True,
-    )
-    if calibration is None:
-        yield Candidate("int8-static", None, True, "not tried: no samples to calibrate with (-d samples.npz)")
-    else:
-        yield _made(
-            "int8-static",
-            lambda out: quantize(portable, Int8Static(), samples=calibration, out=out, progress=progress),
-            directory,
-            lossy=True,
-        )
+
+    form: str | None = None
+    recipe: str | None = None
+    observer: str | None = None
+    in_budget: bool = False
+
+    @property
+    def name(self) -> str:
+        kind = "-".join(part for part in (self.recipe or BASELINE, self.observer) if part)
+        return " ".join(part for part in (kind, self.form, "in budget" if self.in_budget else None) if part)
+
+    @property
+    def is_lossy(self) -> bool:
+        return self.recipe is not None
+
+    def make_recipe(self, cache: str | None = None) -> Recipe | None:
+        """The recipe with its options; `cache` is the directory in which static recipes share their calibration."""
+        if self.recipe is None:
+            return None
+        if self.recipe == Int8Static.name:
+            return Int8Static(observer=self.observer or "minmax", cache=cache)  # type: ignore[arg-type]
+        return RECIPES[self.recipe]()
 
 
-def _made(name: str, make: Callable[[Path], Artifact], directory: Path, *, lossy: bool = False) -> Candidate:
-    try:
-        return Candidate(name, make(directory / f"{name}.onnx"), lossy)
-    except EdgeAIError as error:  # a form that cannot be made is an answer, not the end of the build
-        reason = error.message.replace(f"{directory}/", "")  # gone when anyone reads this
-        return Candidate(name, None, lossy, f"not possible: {reason}")
+@dataclass(frozen=True)
+class Point:
+    """A model file as it runs: where, and with which session settings."""
+
+    plan: Plan = field(default_factory=Plan)
+    provider: str = "cpu"
+    settings: SessionSettings = field(default_factory=SessionSettings)
+
+    @property
+    def name(self) -> str:
+        return ", ".join((self.plan.name, *self.departures))
+
+    @property
+    def departures(self) -> tuple[str, ...]:
+        """What is not as a plain CPU session has it, in words."""
+        found = [] if self.provider == "cpu" else [self.provider]
+        found += [f"{name} off" for name in self.settings.disabled_optimizers]
+        if self.settings.threads is not None:
+            found.append(f"{self.settings.threads} thread{'s' if self.settings.threads > 1 else ''}")
+        found += [] if self.settings.spinning else ["no spinning"]
+        found += [] if self.settings.arena else ["no arena"]
+        return (*found, *(f"{key}={value}" for key, value in self.settings.config.items()))
+
+
+def plans(
+    providers: Sequence[str] = ("cpu",),
+    *,
+    forms: Sequence[str] = (),
+    recipes: Sequence[str] | None = None,
+) -> list[Plan]:
+    """Everything that could be made for `providers`, the most promising first; the file as it came is not in it.
+
+    `forms` and `recipes` leave out all others; no forms are all forms, None are the recipes that may win there.
+    Raises UsageError for an unknown name.
+    """
+    _refuse_unknown(forms, FORMS, "form")
+    _refuse_unknown(recipes or (), RECIPES, "recipe")
+    found: dict[Plan, None] = {}
+    for provider in providers:
+        wanted = _RECIPES_FOR.get(provider, ()) if recipes is None else recipes
+        runs = [form for form in FORMS if _target(provider) in FORMS[form].targets and (not forms or form in forms)]
+        default = DEFAULT_FORMS[_target(provider)]
+        # Quantizers know the standard operators best; attention without Transposes has the least around its products.
+        quantizable = sorted(runs, key=lambda form: {"portable": 0, "attention3d": 1, "separate-qkv": 2}.get(form, 3))
+        firsts = [form for form in quantizable[:2] if form != default]
+        found |= dict.fromkeys(Plan(default) for _ in (1,) if default in runs)
+        for some in (firsts, [form for form in quantizable if form not in firsts]):
+            found |= dict.fromkeys(
+                Plan(form, recipe) for form in some for recipe in wanted if form in _FORMS_FOR.get(recipe, runs)
+            )
+            found |= {Plan(form): None for form in some}
+    return list(found)
+
+
+def points(plan: Plan, providers: Sequence[str]) -> list[Point]:
+    """The plan on each provider that runs it."""
+    return [
+        Point(plan, provider)
+        for provider in providers
+        if (plan.form is None or _target(provider) in FORMS[plan.form].targets)
+        and (plan.recipe is None or provider == "cpu" or plan.recipe in _RECIPES_FOR.get(provider, ()))
+    ]
+
+
+def rescues(plan: Plan) -> list[Plan]:
+    """What to try when the plan's accuracy does not hold, the cheapest first."""
+    if plan.recipe is None or plan.in_budget:
+        return []
+    others = [dataclasses.replace(plan, observer="percentile")] if plan.recipe == Int8Static.name else []
+    if plan.observer is not None:
+        others = []
+    return [*others, dataclasses.replace(plan, in_budget=True, observer=None)]
+
+
+def variants(point: Point, fired: Collection[str], cores: int) -> list[Point]:
+    """The same file with one setting changed: each fusion that has `fired` switched off, fewer threads, and so on.
+
+    Threads and memory are the CPU provider's; of another provider the plain session alone is tried.
+    """
+    if point.provider != "cpu":
+        return []
+    plain = point.settings
+    changed = [
+        dataclasses.replace(plain, disabled_optimizers=(*plain.disabled_optimizers, name))
+        for name in sorted(set(fired) - set(plain.disabled_optimizers))
+    ]
+    if plain.spinning:
+        changed.append(dataclasses.replace(plain, spinning=False))
+    if plain.threads is None:
+        changed += [dataclasses.replace(plain, threads=count) for count in _fewer(cores)]
+    if plain.arena:
+        changed.append(dataclasses.replace(plain, arena=False))
+    return [dataclasses.replace(point, settings=settings) for settings in changed]
+
+
+def combined(point: Point, better: Sequence[Point]) -> Point | None:
+    """All the changes of `better` at once; None where those are fewer than two."""
+    if len(better) < 2:
+        return None
+    settings = point.settings
+    for other in better:
+        settings = dataclasses.replace(
+            settings,
+            disabled_optimizers=tuple(sorted({*settings.disabled_optimizers, *other.settings.disabled_optimizers})),
+            spinning=settings.spinning and other.settings.spinning,
+            arena=settings.arena and other.settings.arena,
+            threads=settings.threads or other.settings.threads,
+        )
+    return dataclasses.replace(point, settings=settings)
+
+
+def _target(provider: str) -> str:
+    """What the graph passes know of the provider: of one that they do not know, standard operators."""
+    return provider if provider in TARGETS else "portable"
+
+
+def _fewer(cores: int) -> list[int]:
+    """Half of the cores, half of those, down to one."""
+    return [] if cores < 2 else [cores // 2, *_fewer(cores // 2)]
+
+
+def _refuse_unknown(names: Sequence[str], known: Mapping[str, object], what: str) -> None:
+    for name in names:
+        if name not in known:
+            raise UsageError(f"there is no {what} {name!r}", hint=f"use {', '.join(known)}")

@@ -14,13 +14,15 @@ SMALLER_SHARE = 0.9
 # A difference below the noise floor is none, and "as fast" means that the whole interval says so.
 NOISE_FLOOR = 0.02
 AS_FAST = 1.05
+_SAME_SIZE = 1.01
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A candidate: `ratio` is its median latency over the baseline's, `ratio_low..ratio_high` its 95 % interval.
+    """A candidate: `ratio` is its median latency (or other cost) over the baseline's, with its 95 % interval.
 
-    `refused` says why accuracy or verification rules it out; empty where nothing does.
+    `refused` says why accuracy or verification rules it out; empty where nothing does. `departures` counts settings
+    that are not the usual ones.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Measured:
     ratio_low: float = 1.0
     ratio_high: float = 1.0
     refused: str = ""
+    departures: int = 0
 
     @property
     def is_faster(self) -> bool:
@@ -51,11 +54,25 @@ class Choice:
     reasons: Mapping[str, str] = field(default_factory=dict)
 
 
-def choose(baseline: Measured, candidates: Sequence[Measured]) -> Choice:
+@dataclass(frozen=True)
+class Words:
+    """How reasons speak of the cost that was measured."""
+
+    cost: str = "the time"
+    better: str = "faster"
+    worse: str = "slower"
+    same: str = "as fast"
+
+
+TIME = Words()
+
+
+def choose(baseline: Measured, candidates: Sequence[Measured], *, words: Words = TIME) -> Choice:
     """Pick what ships. The baseline is the verified float model and is always allowed.
 
-    Among the resolved faster: the fastest, or the smallest of those whose interval reaches the fastest's.
-    Among the as fast: the smallest, if it is below 90 % of the baseline's size. Otherwise the baseline.
+    Among the resolved faster: the fastest, or the smallest of those whose interval reaches the fastest's; of those
+    that are as small and as fast, the one with the fewest departures. Among the as fast: the smallest, if it is below
+    90 % of the baseline's size. Otherwise the baseline.
     """
     allowed = [candidate for candidate in candidates if not candidate.refused]
     faster = [candidate for candidate in allowed if candidate.is_faster]
@@ -67,39 +84,49 @@ def choose(baseline: Measured, candidates: Sequence[Measured]) -> Choice:
     if faster:
         fastest = min(faster, key=lambda candidate: candidate.ratio)
         near = [candidate for candidate in faster if candidate.ratio_low <= fastest.ratio_high]
-        winner = min(near, key=lambda candidate: (candidate.size_bytes, candidate.ratio))
+        winner = _plainest(near)
     elif smaller:
-        winner = min(smaller, key=lambda candidate: candidate.size_bytes)
+        winner = _plainest(smaller)
     else:
         winner = baseline
-    reasons = {candidate.name: _reason(candidate, winner, baseline) for candidate in (baseline, *candidates)}
+    reasons = {candidate.name: _reason(candidate, winner, baseline, words) for candidate in (baseline, *candidates)}
     return Choice(winner.name, reasons)
 
 
-def _reason(candidate: Measured, winner: Measured, baseline: Measured) -> str:
+def _plainest(candidates: Sequence[Measured]) -> Measured:
+    """The smallest; of several forms of that size the one with the fewest departures that is as fast as the best."""
+    smallest = min(candidate.size_bytes for candidate in candidates)
+    same = [candidate for candidate in candidates if candidate.size_bytes <= smallest * _SAME_SIZE]
+    best = min(candidate.ratio for candidate in same)
+    close = [candidate for candidate in same if candidate.ratio <= best * (1 + NOISE_FLOOR)]
+    return min(close, key=lambda candidate: (candidate.departures, candidate.ratio))
+
+
+def _reason(candidate: Measured, winner: Measured, baseline: Measured, words: Words) -> str:
     share = candidate.size_bytes / baseline.size_bytes
+    speed = f"{candidate.ratio:.2f}x {words.cost} ({candidate.ratio_low:.2f}..{candidate.ratio_high:.2f})"
     if candidate is winner:
         if candidate is baseline:
-            return "kept: nothing that keeps the accuracy was measured faster, or as fast and smaller"
-        return f"kept: {_speed(candidate)}, {share:.0%} of the size"
+            return f"kept: nothing that keeps the accuracy was measured {words.better}, or {words.same} and smaller"
+        return f"kept: {speed}, {share:.0%} of the size"
     if candidate.refused:
         return candidate.refused
     if candidate is baseline:
         return f"replaced by {winner.name}"
     if candidate.is_slower:
-        return f"slower than {baseline.name}: {_speed(candidate)}"
+        return f"{words.worse} than {baseline.name}: {speed}"
     if candidate.is_faster:
-        return f"{_speed(candidate)}, but {winner.name} is {'smaller' if _near(candidate, winner) else 'faster'}"
+        return f"{speed}, but {winner.name} is {_advantage(candidate, winner, words)}"
     if not candidate.is_as_fast:
-        return f"not shown to be as fast: {_speed(candidate)}"
+        return f"not shown to be {words.same}: {speed}"
     if share >= SMALLER_SHARE:
-        return f"neither faster nor smaller: {_speed(candidate)}, {share:.0%} of the size"
-    return f"{winner.name} is {'faster' if winner.is_faster else 'smaller'}"
+        return f"neither {words.better} nor smaller: {speed}, {share:.0%} of the size"
+    return f"{winner.name} is {words.better if winner.is_faster else 'smaller'}"
 
 
-def _near(candidate: Measured, winner: Measured) -> bool:
-    return candidate.ratio <= winner.ratio_high and winner.size_bytes < candidate.size_bytes
-
-
-def _speed(candidate: Measured) -> str:
-    return f"{candidate.ratio:.2f}x the time ({candidate.ratio_low:.2f}..{candidate.ratio_high:.2f})"
+def _advantage(candidate: Measured, winner: Measured, words: Words) -> str:
+    if candidate.ratio > winner.ratio_high:
+        return words.better
+    if winner.size_bytes * _SAME_SIZE < candidate.size_bytes:
+        return "smaller"
+    return words.better if winner.ratio < candidate.ratio else "plainer"

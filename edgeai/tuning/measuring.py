@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeai import bench, modelfile, verification
@@ -16,12 +16,14 @@ from edgeai.machine import machine
 from edgeai.probing import probe_feeds
 from edgeai.progress import SILENT, Progress
 from edgeai.quantization import Recipe, quantize
+from edgeai.quantization.quantizing import QuantizedInput
 from edgeai.quantization.streaming import STREAMED_ABOVE_BYTES
 from edgeai.runtime.loading import load
 from edgeai.samples import Samples
 from edgeai.storage import refuse_existing
 from edgeai.tuning.candidates import BASELINE
 from edgeai.tuning.choice import Measured
+from edgeai.tuning.raising import raise_opset
 
 # Enough rounds for an interval of the ratio; the report says that it is short.
 WORKLOAD = bench.Workload(
@@ -123,22 +125,35 @@ def quantize_measured(
     samples: Samples | None = None,
     *,
     out: str | Path,
+    quantized_input: QuantizedInput = "refuse",
     force: bool = False,
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> tuple[Artifact, Harm | None]:
     """`quantize`, and what was measured of the result against `artifact` in its lineage.
 
-    A model too large to be run beside its result is quantized unmeasured: None. Raises what `quantize` raises, and
-    QuantizationError, with nothing written, for a result that is neither smaller nor faster, unless `force`.
+    A model of too old an opset is raised to what the recipe needs first, proven to answer as before, and the lineage
+    has that step. Unmeasured, so None: a model too large to be run beside its result, and one that is passed through.
+
+    Raises what `quantize` raises, and QuantizationError, with nothing written, for an opset that cannot be raised, and
+    for a result that is neither smaller nor faster, unless `force`.
     """
     if file_bytes(artifact.path) > STREAMED_ABOVE_BYTES:
-        return quantize(artifact, recipe, samples=samples, out=out, overwrite=overwrite, progress=progress), None
+        return quantize(
+            artifact, recipe, samples=samples, out=out, quantized_input=quantized_input, overwrite=overwrite,
+            progress=progress,
+        ), None  # fmt: skip
     refuse_existing(out, overwrite)
     if samples is not None and artifact.signature is not None:
         samples = with_empty_cache(samples, artifact.signature)
     with tempfile.TemporaryDirectory(prefix="edgeai-quantize-") as name:
-        draft = quantize(artifact, recipe, samples=samples, out=Path(name, Path(out).name), progress=progress)
+        raised = raise_opset(artifact, recipe, samples, out=Path(name, "raised.onnx"), progress=progress)
+        draft = quantize(
+            raised, recipe, samples=samples, out=Path(name, Path(out).name), quantized_input=quantized_input,
+            progress=progress,
+        )  # fmt: skip
+        if "passed_through" in draft.lineage[-1].options:
+            return modelfile.save(modelfile.load(draft.path), replace(draft, path=Path(out)), overwrite=overwrite), None
         harm = measure_harm(artifact, draft, samples, progress=progress)
         if not (harm.is_smaller or harm.is_faster or force):
             raise QuantizationError(

@@ -1,0 +1,305 @@
+"""The search: which points to make, measure and judge, and which one to keep. Pure; a `Laboratory` has the effects.
+
+First the files (forms x recipes x providers) by successive halving, then the session settings of the best of those
+whose accuracy holds, then a whole measurement of what is left, the plain float session always among it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from edgeai.tuning.candidates import BASELINE, Plan, Point, combined, points, rescues, variants
+from edgeai.tuning.choice import NOISE_FLOOR, TIME, Choice, Measured, Words, choose
+from edgeai.tuning.frontier import frontier
+from edgeai.tuning.halving import Cost, Halving, halve
+from edgeai.tuning.objective import Figures
+from edgeai.tuning.space import Space
+
+TIME_UP = "the time was up"
+_MAKING_SHARE = 0.45  # of the time: files that are not made by then are not made
+_JUDGING_SHARE = 0.4  # of what is left once the files are made
+_SETTINGS_EFFORT = 0.4
+_RESCUED = 2  # searches for layers to leave in float: each takes minutes on a large model
+
+
+@dataclass(frozen=True)
+class Judged:
+    """`loss` is the relative drop of the metric, or the relative distance of the outputs; `refused` why it is too much.
+
+    `agreement` is the whole finding as JSON.
+    """
+
+    loss: float
+    refused: str = ""
+    agreement: Mapping[str, object] = field(default_factory=dict)
+
+
+class Laboratory(Protocol):
+    """What the search has done for it. Each may be slow, and is asked for once."""
+
+    def make(self, plan: Plan) -> str | None:
+        """Write the plan's file. In a few words why not, "" if it is there, None if it is an earlier one's again."""
+
+    def measure(self, some: Sequence[Point], effort: float) -> Mapping[str, Figures]:
+        """Figures of the points and of the baseline, by name, all measured in turn."""
+
+    def judge(self, point: Point) -> Judged:
+        """Compare the answers with the reference's."""
+
+    def fired(self, point: Point) -> Sequence[str]:
+        """The fusions that could be switched off."""
+
+    def group(self, some: Sequence[Point]) -> int:
+        """How many of them can be measured together."""
+
+    def left(self) -> float:
+        """Seconds; infinite without a limit."""
+
+    def note(self, text: str) -> None:
+        """Say where the search stands."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point, and why it is or is not kept. What was not found out about it is None."""
+
+    point: Point
+    reason: str
+    figures: Figures | None = None
+    judged: Judged | None = None
+
+    @property
+    def name(self) -> str:
+        return self.point.name
+
+
+@dataclass(frozen=True)
+class Explored:
+    """`trials` start with the baseline. Nothing beats those on the `frontier` in accuracy, cost and size at once."""
+
+    chosen: Trial
+    trials: tuple[Trial, ...]
+    frontier: tuple[str, ...]
+
+
+def explore(
+    wanted: Sequence[Plan], lab: Laboratory, space: Space, *, cores: int, reserve: float = 0.0, words: Words = TIME
+) -> Explored:
+    """Search among `wanted` and the settings of the best. `reserve` seconds are kept for the last measurement.
+
+    The baseline is measured in every round and kept unless something else was shown to be better.
+    """
+    search = _Search(lab, space, cores, reserve, words)
+    search.add(wanted)
+    accepted = search.files()
+    if space.settings:
+        accepted = search.settings(accepted)
+    return search.conclude(accepted)
+
+
+class _Search:
+    """What is known so far, by the names of points, in the order in which they came up."""
+
+    def __init__(self, lab: Laboratory, space: Space, cores: int, reserve: float, words: Words) -> None:
+        self._lab, self._space, self._cores, self._reserve, self._words = lab, space, cores, reserve, words
+        self._base = Point()
+        self._points: dict[str, Point] = {}
+        self._reasons: dict[str, str] = {}
+        self._figures: dict[str, Figures] = {}
+        self._judged: dict[str, Judged] = {}
+        self._longest_judging = 0.0
+
+    def add(self, wanted: Sequence[Plan]) -> None:
+        """Make the files, as long as there is time for it."""
+        lab = self._lab
+        last = lab.left() * (1 - _MAKING_SHARE) if lab.left() < math.inf else -math.inf
+        made = [point for point in points(Plan(), self._space.providers) if point != self._base]
+        for plan in wanted:
+            refused = f"not made: {TIME_UP}" if lab.left() <= last else lab.make(plan)
+            found = points(plan, self._space.providers)
+            if refused:
+                known = found[0] if found else Point(plan)
+                self._points[known.name] = known
+                self._reasons[known.name] = refused
+            elif refused is not None:
+                made += found
+        self._points |= {point.name: point for point in made}
+        self._candidates = [point.name for point in made]
+
+    def files(self) -> list[Point]:
+        """The best of the files whose accuracy holds."""
+        lab = self._lab
+        lab.note(f"measuring {len(self._candidates)} candidates")
+        reserve = self._reserve
+        if lab.left() < math.inf:  # a candidate that is not judged was measured in vain
+            reserve += _JUDGING_SHARE * max(0.0, lab.left() - reserve)
+        halving = self._halve(self._candidates, (0.15, 0.4), keep=2 * self._space.finalists, reserve=reserve)
+        accepted: list[Point] = []
+        rescued = 0
+        for name in halving.ranking:
+            point, cost = self._points[name], halving.costs[name]
+            if len(accepted) == self._space.finalists:
+                break
+            if cost[1] > 1 + NOISE_FLOOR:
+                continue  # it cannot win, and judging takes time
+            if self._judged and not self._has_time():
+                self._reasons[name] = f"accuracy not judged: {TIME_UP}"
+                continue
+            if not self._judge(point).refused:
+                accepted.append(point)
+            elif rescued < _RESCUED and (saved := self._rescue(point)) is not None:
+                rescued += 1
+                accepted.append(saved)
+        self._judge_each_recipe(halving.ranking)
+        return accepted
+
+    def settings(self, accepted: Sequence[Point]) -> list[Point]:
+        """`accepted` and, of the best of them, what its better settings make of it."""
+        lab = self._lab
+        ahead = [point for point in accepted if self._cost(point) < 1 - NOISE_FLOOR]
+        parents = [*ahead, self._base, *(point for point in accepted if point not in ahead)]
+        parents = parents[: max(1, self._space.finalists - 1)]
+        children = {parent.name: variants(parent, lab.fired(parent), self._cores) for parent in parents}
+        # One of each parent in turn: if the time runs out, none has had it all.
+        tried = [point for row in itertools.zip_longest(*children.values()) for point in row if point is not None]
+        if not tried or not self._has_time():
+            return list(accepted)
+        lab.note(f"measuring {len(tried)} settings of {', '.join(children)}")
+        self._points |= {point.name: point for point in (*parents, *tried)}
+        unmeasured = [point.name for point in accepted if point.name not in self._figures]
+        again = [parent.name for parent in parents if parent != self._base and parent.name not in unmeasured]
+        wanted = (*unmeasured, *again, *(point.name for point in tried))
+        halving = self._halve(wanted, (_SETTINGS_EFFORT,), keep=1, reserve=self._reserve)
+        costs = {self._base.name: (1.0, 1.0, 1.0), **halving.costs}
+        found = list(accepted)
+        for parent in parents:
+            if parent.name not in costs:
+                continue
+            usual = costs[parent.name]
+            better = [
+                point for point in children[parent.name] if point.name in costs and _improves(costs[point.name], usual)
+            ]
+            better.sort(key=lambda point: costs[point.name][0])
+            together = combined(parent, better)
+            found += better[:1]
+            if together is not None and together.name not in self._points:
+                self._points[together.name] = together
+                found.append(together)
+        return found
+
+    def conclude(self, accepted: Sequence[Point]) -> Explored:
+        """Measure the finalists whole, and keep the best one whose own settings answer as they should."""
+        lab = self._lab
+        finalists = list({point.name: point for point in accepted if point != self._base}.values())
+        lab.note(f"last round: {self._base.name} and {len(finalists)} others")
+        group = lab.group(finalists)
+        for start in range(0, max(1, len(finalists)), group):
+            self._figures |= lab.measure(finalists[start : start + group], 1.0)
+        self._points = {self._base.name: self._base} | self._points
+        while True:
+            choice = choose(
+                self._measured(self._base), [self._measured(point) for point in finalists], words=self._words
+            )
+            winner = self._points[choice.name]
+            if winner == self._base or winner.name in self._judged:
+                break
+            self._judge(winner)
+        return self._explored(winner, choice, [self._base.name, *(point.name for point in finalists)])
+
+    def _cost(self, point: Point) -> float:
+        """What is known of it; what was only just rescued counts as good."""
+        known = self._figures.get(point.name)
+        return known.cost[0] if known and known.cost else 0.0
+
+    def _measured(self, point: Point) -> Measured:
+        known = self._figures[point.name]
+        judged = self._judged.get(point.name)
+        refused = known.failed or (judged.refused if judged else "")
+        cost = known.cost or (1.0, 1.0, 1.0)
+        if known.cost is None and point != self._base:
+            refused = refused or "not measured"
+        return Measured(point.name, known.size_bytes or 1, *cost, refused, len(point.departures))
+
+    def _explored(self, winner: Point, choice: Choice, finalists: Sequence[str]) -> Explored:
+        self._judged.setdefault(self._base.name, Judged(0.0))
+        trials = {
+            name: Trial(
+                point, choice.reasons[name] if name in finalists else self._reason(name),
+                self._figures.get(name), self._judged.get(name),
+            )
+            for name, point in self._points.items()
+        }  # fmt: skip
+        axes = {
+            name: (max(0.0, trial.judged.loss), figures.cost[0] if figures.cost else 1.0, figures.size_bytes or 0)
+            for name, trial in trials.items()
+            if trial.judged and (figures := trial.figures) and not figures.failed
+        }
+        return Explored(trials[winner.name], tuple(trials.values()), frontier(axes))
+
+    def _reason(self, name: str) -> str:
+        if reason := self._reasons.get(name):
+            return reason
+        known = self._figures.get(name)
+        if known is None:
+            return f"not measured: {TIME_UP}"
+        if known.failed:
+            return f"does not run: {known.failed}"
+        if (judged := self._judged.get(name)) and judged.refused:
+            return judged.refused
+        assert known.cost is not None
+        cost, low, high = known.cost
+        said = f"{cost:.2f}x {self._words.cost} ({low:.2f}..{high:.2f})"
+        return f"{self._words.worse} than {BASELINE}: {said}" if low > 1 + NOISE_FLOOR else f"left behind: {said}"
+
+    def _halve(self, names: Sequence[str], efforts: Sequence[float], *, keep: int, reserve: float) -> Halving:
+        def measure(some: Sequence[str], effort: float) -> dict[str, Cost | None]:
+            found = self._lab.measure([self._points[name] for name in some], effort)
+            self._figures |= found
+            return {name: None if found[name].failed else found[name].cost for name in some}
+
+        return halve(
+            names, measure, efforts=efforts, keep=keep, group=self._lab.group([self._points[name] for name in names]),
+            left=self._lab.left, reserve=reserve,
+        )  # fmt: skip
+
+    def _has_time(self) -> bool:
+        return self._lab.left() - self._longest_judging > self._reserve
+
+    def _judge(self, point: Point) -> Judged:
+        before = self._lab.left()
+        found = self._judged[point.name] = self._lab.judge(point)
+        if before < math.inf:
+            self._longest_judging = max(self._longest_judging, before - self._lab.left())
+        return found
+
+    def _judge_each_recipe(self, ranking: Sequence[str]) -> None:
+        """What a recipe costs in accuracy should be known, even where it was not fast enough to be looked at."""
+        known = {self._points[name].plan.recipe for name in self._judged}
+        for point in map(self._points.__getitem__, ranking):
+            if point.plan.recipe not in known and self._has_time():
+                known.add(point.plan.recipe)
+                self._judge(point)
+
+    def _rescue(self, point: Point) -> Point | None:
+        """The same recipe in a way that keeps the accuracy, if there is time and one does."""
+        for plan in rescues(point.plan):
+            other = dataclasses.replace(point, plan=plan)
+            if not self._has_time() or other.name in self._points:
+                continue
+            self._lab.note(f"{point.name} does not keep the accuracy: trying {plan.name}")
+            self._points[other.name] = other
+            refused = self._lab.make(plan)
+            if refused or refused is None:
+                self._reasons[other.name] = refused or "not made: it is an earlier file again"
+            elif not self._judge(other).refused:
+                return other
+        return None
+
+
+def _improves(cost: Cost, usual: Cost) -> bool:
+    return cost[0] < usual[0] * (1 - NOISE_FLOOR) and cost[2] < usual[2]
