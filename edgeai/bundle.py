@@ -132,7 +132,12 @@ class _Unpacked:
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="edgeai-"))
-        self.remove = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        self.remove = weakref.finalize(self, _remove, self.path, os.getpid())
+
+
+def _remove(path: Path, process: int) -> None:
+    if process == os.getpid():  # a child that was forked has the finalizer too, but not the directory
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def is_bundle(path: str | Path) -> bool:

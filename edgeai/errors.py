@@ -12,6 +12,9 @@
     ├── ResourceLimitError           1  a file asks for more than a sane model needs
     ├── UntrustedCodeError           1  a file would run code that nobody vouched for
     ├── InputError                   1  a value given to a session does not fit its signature
+    ├── NonFiniteError               1  an output holds NaN or infinity, and the settings refuse that
+    ├── DeadlineError                1  a run was not done in its time
+    ├── OverloadError                1  more is asked for at once than there is room for
     ├── ProviderError                1  the execution provider asked for does not run here
     ├── ExportError                  1  a module could not be captured
     ├── OptimizationError            1  a graph pass failed
@@ -94,6 +97,18 @@ class UntrustedCodeError(EdgeAIError):
 
 class InputError(EdgeAIError):
     """A value given to a session does not fit its signature."""
+
+
+class NonFiniteError(EdgeAIError):
+    """An output holds NaN or infinity, and the settings refuse that."""
+
+
+class DeadlineError(EdgeAIError):
+    """A run was not done in its time."""
+
+
+class OverloadError(EdgeAIError):
+    """More is asked for at once than there is room for."""
 
 
 class ProviderError(EdgeAIError):

@@ -93,16 +93,26 @@ def versions() -> dict[str, str]:
 def usable_cores(root: Path = Path("/")) -> int:
     """Whole cores that this process may keep busy: the affinity mask, cut by the cgroup's CPU quota."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_quota(root)
+    quota = cpu_quota(root)
     return affinity if quota is None else max(1, min(affinity, int(quota)))
 
 
-def _cgroup_quota(root: Path) -> float | None:
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """Cores that the cgroup lets this process use per period, such as 1.5; None without a limit."""
     v2 = _read(root / "sys/fs/cgroup/cpu.max").split()
     if len(v2) == 2 and v2[0] != "max":
         return int(v2[0]) / int(v2[1])
     quota, period = (_read(root / f"sys/fs/cgroup/cpu/cpu.cfs_{name}_us") for name in ("quota", "period"))
     return int(quota) / int(period) if quota and period and int(quota) > 0 else None
+
+
+def memory_limit_bytes(root: Path = Path("/")) -> int | None:
+    """Memory that the cgroup lets this process use; None without a limit."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        text = _read(root / "sys/fs/cgroup" / name)
+        if text.isdigit() and int(text) < 1 << 60:  # the first version writes "no limit" as a huge number
+            return int(text)
+    return None
 
 
 def _cpu() -> tuple[str, set[str]]:

@@ -56,7 +56,9 @@ def built(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
     """Name of a family -> its bundle, chosen by a very short measurement."""
     from edgeai.bench import Workload
     from edgeai.building import build
+    from edgeai.tuning import Space
 
+    few = Space(("mha", "portable"), ("int8-dynamic", "int8-static"), settings=False, finalists=2)
     quick = Workload(
         min_iterations=30, max_iterations=40, min_seconds=0, max_seconds=2, warmup_min_seconds=0,
         warmup_max_seconds=0.1, settle_seconds=0, rounds=5,
@@ -65,7 +67,7 @@ def built(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
     @cache
     def path(name: str) -> Path:
         out = tmp_path_factory.mktemp("built") / f"{name}.bundle"
-        build(str(trained(name)), out=out, workload=quick)
+        build(str(trained(name)), out=out, workload=quick, space=few, seconds=None)
         return out
 
     return path

@@ -12,6 +12,7 @@ LIGHT_ROOMS = (
     "edgeai.bench",
     "edgeai.bench.worker",
     "edgeai.bundle",
+    "edgeai.doctor",
     "edgeai.errors",
     "edgeai.machine",
     "edgeai.metrics",

@@ -63,8 +63,11 @@ def commands(
         "train": (["train", "mlp", "--preset", "tiny", "-o", str(out)], whole_training),
         "run": (["run", str(bundle), "--input", golden, "-o", str(out)], lambda path: len(edgeai.Samples.load(path))),
         "bench": (["bench", str(bundle), "--seconds", "0.1", "--json", str(out)], lambda path: Report.load(path)),
-        "build": (["build", str(trained), "-o", str(out)], whole_bundle),
-        "demo": (["demo", "-o", str(out), "--preset", "tiny", "--family", "mlp"], whole_demo),
+        "build": (["build", str(trained), "-o", str(out), "--time-budget", "2s"], whole_bundle),
+        "demo": (
+            ["demo", "-o", str(out), "--preset", "tiny", "--family", "mlp", "--time-budget", "2s"],
+            whole_demo,
+        ),
     }
 
 

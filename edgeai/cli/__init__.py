@@ -25,12 +25,16 @@ COMMANDS = (
     "quantize",
     "verify",
     "bench",
+    "compare",
+    "tune",
     "build",
     "run",
     "generate",
     "inspect",
     "lint",
     "debug",
+    "compile",
+    "doctor",
 )
 
 # The packages that a device does without, and the extra that brings each.

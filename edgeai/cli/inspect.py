@@ -32,7 +32,8 @@ def command(path: Path, as_json: bool) -> None:
     rows += [("weights", f"{size / 1e6:.2f} MB {dtype}") for dtype, size in found.weight_bytes.items()]
     if found.made_for is not None:
         only = found.made_for
-        rows.append(("made for", f"ONNX Runtime {only.onnxruntime}, {only.provider}, {', '.join(only.features)}"))
+        device = ", ".join(only.features or only.environment.values())
+        rows.append(("made for", f"ONNX Runtime {only.onnxruntime}, {only.provider}, {device}"))
     rows += [("file", name) for name in found.manifest.get("files", ())]
     if build := found.manifest.get("results", {}).get("build"):
         rows.append(("ships", f"{build['chosen']}, {build['verdict']}, on {build['provider']}"))

@@ -12,7 +12,9 @@ from edgeai.cli import options
 @click.command("run")
 @click.argument("model", type=options.PATH)
 @click.option("--text", multiple=True, help="Text to classify. Repeatable.")
-@click.option("--image", multiple=True, type=options.PATH, help="Image (.npy, uint8) to classify. Repeatable.")
+@click.option(
+    "--image", multiple=True, type=options.PATH, help="Image (.npy uint8, .png, .jpg) to classify. Repeatable."
+)
 @click.option("--input", "inputs", type=options.PATH, help="Inputs (.npz); every output is saved to --out.")
 @click.option("-o", "--out", type=options.PATH, help="Where the outputs of --input go (.npz).")
 @options.ep
@@ -32,16 +34,21 @@ def command(
     import edgeai
     from edgeai.cli.console import print_json, print_table, to_json
     from edgeai.errors import UsageError
+    from edgeai.runtime.tasks import TextGeneration
 
     if sum(map(bool, (text, image, inputs))) != 1:
         raise UsageError("say what to run on", hint="give exactly one kind of --text, --image or --input")
     if bool(inputs) != bool(out):
         raise UsageError("--input and --out belong together")
     with edgeai.load(model, ep=ep) as session:
+        for sentence in session.skipped:
+            click.echo(sentence, err=True)
         if inputs and out:
             session.run_samples(edgeai.Samples.load(inputs)).save(out, overwrite=overwrite)
             return
-        predictions = [session.task(item) for item in text or image]
+        if isinstance(session.task, TextGeneration):
+            raise UsageError(f"{model} continues texts", hint="edgeai generate")
+        predictions = list(session.task.map(text or image))
     if as_json:
         print_json(to_json(predictions))
     else:

@@ -9,10 +9,12 @@ from edgeai.graph.fuse_attention import FuseAttention
 from edgeai.graph.fuse_gelu import FuseGelu
 from edgeai.graph.fuse_group_query_attention import FuseGroupQueryAttention
 from edgeai.graph.fuse_layer_norm import FuseLayerNorm
+from edgeai.graph.keep_logits import KeepLogits
 from edgeai.graph.optimizing import optimize
 from edgeai.graph.pack_qkv import PackQKV
 from edgeai.graph.raise_opset import RaiseOpset
 from edgeai.graph.separate_qkv import SeparateQKV
+from edgeai.graph.share_cache import share_cache
 from edgeai.graph.specializing import specialize
 from edgeai.graph.split_heads import SplitHeads
 
@@ -30,10 +32,12 @@ __all__ = [
     "FuseGelu",
     "FuseGroupQueryAttention",
     "FuseLayerNorm",
+    "KeepLogits",
     "PackQKV",
     "RaiseOpset",
     "SeparateQKV",
     "SplitHeads",
     "optimize",
+    "share_cache",
     "specialize",
 ]

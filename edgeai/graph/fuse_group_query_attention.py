@@ -2,6 +2,9 @@
 
 The operator that shares one buffer between past and present where the runtime binds them so; the model's inputs and
 outputs stay what they are. It is causal by itself: a graph that is not does not survive the proof.
+
+In a decoder, all lengths are then read from the mask and the ids, none from the past. So the past may stand in a
+longer buffer, whose rest is free, and be the present too: the model's metadata says so, and the runtime binds it.
 """
 
 from __future__ import annotations
@@ -11,9 +14,10 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from edgeai.graph.constants import add_initializer
-from edgeai.graph.rewriting import CONTRIB, insert, int64s
+from edgeai.graph.rewriting import CONTRIB, insert, int64s, replace
 from edgeai.graph.sdpa import Sdpa, find
 from edgeai.graph.sdpa_rewriting import bias, joined, take_over
+from edgeai.runtime.kv_cache import CACHE_KEY, IDS, IN_PLACE, MASK, PAST, PRESENT
 
 _SHAPE_SLICES_SINCE = 15
 _HEAD_MULTIPLE = 8  # what ONNX Runtime 1.31's kernels take
@@ -34,6 +38,8 @@ class FuseGroupQueryAttention(ir.passes.InPlacePass):
         model.graph.opset_imports.setdefault(CONTRIB, 1)
         for found in matches:
             _fuse(found)
+        if _read_lengths_elsewhere(model.graph):
+            model.metadata_props[CACHE_KEY] = IN_PLACE
         return ir.passes.PassResult(model, modified=True)
 
 
@@ -59,3 +65,33 @@ def _fuse(found: Sdpa) -> None:
     inputs = [query, key, value, *caches, lasts, scalar, None, None, None, bias(found)]
     node = insert(before, "GroupQueryAttention", inputs, attributes, domain=CONTRIB, outputs=3)
     take_over(found, node)
+
+
+def _read_lengths_elsewhere(graph: ir.Graph) -> bool:
+    """Make no length depend on how long the past's buffers are. False where the graph is no decoder, or needs to."""
+    inputs, outputs = ({value.name: value for value in values} for values in (graph.inputs, graph.outputs))
+    pasts = [value for name, value in inputs.items() if name and name.startswith(PAST)]
+    if IDS not in inputs or MASK not in inputs or not pasts:
+        return False
+    lengths = []
+    for past in pasts:
+        for node, index in past.uses():
+            if node.op_type == "Shape" and _axis(node) == 2:
+                lengths.append(node)
+            elif node.op_type == "GroupQueryAttention" and index in (3, 4):
+                present = outputs.get(PRESENT + (past.name or "").removeprefix(PAST))
+                if present is None or node.outputs[index - 2] is not present:
+                    return False
+            elif node.op_type != "Shape" or _axis(node) not in (0, 1, 3):
+                return False
+    for node in lengths:
+        total, new = (insert(node, "Shape", [inputs[name]], {"start": 1, "end": 2}).outputs[0] for name in (MASK, IDS))
+        replace(node.outputs[0], insert(node, "Sub", [total, new]).outputs[0])
+    graph.sort()
+    return True
+
+
+def _axis(node: ir.Node) -> int | None:
+    """The one axis whose length a Shape reads."""
+    start, end = (node.attributes.get_int(name, None) for name in ("start", "end"))
+    return start if start is not None and start >= 0 and end == start + 1 else None

@@ -1,68 +1,121 @@
 """Text from a decoder with a KV cache: one graph, first over the prompt (prefill), then one token at a time (decode).
 
-The graph takes `input_ids` int64 (batch, seq), `attention_mask` int64 (batch, past+seq) and, for each layer i,
-`past_key_values.{i}.key` and `.value` float (batch, heads, past, head_size); it gives `logits` (batch, seq, vocab) and
-`present.{i}.key` and `.value` (batch, heads, past+seq, head_size), which are the next step's past as they are.
+What the graph looks like stands in `edgeai.runtime.kv_cache`, how a token is chosen in `edgeai.runtime.sampling`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import final
 
 import numpy as np
 
-from edgeai.errors import InputError, UsageError, VerificationError
+from edgeai.errors import InputError, UsageError
 from edgeai.runtime.engine import Engine
+from edgeai.runtime.kv_cache import context, open_cache
+from edgeai.runtime.sampling import Sampling
+from edgeai.runtime.speculation import PromptLookup
+from edgeai.runtime.stopping import pieces
 from edgeai.runtime.tokenizer import Tokenizer
-from edgeai.spec import Array, Signature
+from edgeai.spec import Array
 
-_IDS, _MASK, _LOGITS = "input_ids", "attention_mask", "logits"
-_PAST, _PRESENT = "past_key_values.", "present."
+GREEDY = Sampling()
+# Tokens of a prompt in one run: more save little time and cost memory, above all for their logits.
+CHUNK = 256
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen. Temperature 0 is greedy: the most likely token.
+def never() -> bool:
+    """Nothing cancels this."""
+    return False
 
-    Otherwise: divide the logits by `temperature`, keep the `top_k` most likely tokens, keep of these the fewest that
-    hold `top_p` of the probability (Holtzman et al., 2020, arXiv:1904.09751), and draw. The same seed draws the same.
-    Raises UsageError for a value out of range, or a limit that greedy choice would ignore.
+
+@final
+class Decoder:
+    """One text in the making: an engine with a cache of `positions` tokens that outlives a continuation.
+
+    `generate` computes only what a prompt does not share with the text that the cache holds. One continuation at a
+    time, one thread at a time; the engine may be shared. Raises UsageError for an engine that is no decoder.
     """
 
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int | None = None
+    def __init__(self, engine: Engine, *, positions: int, chunk: int = CHUNK) -> None:
+        if positions < 1 or chunk < 1:
+            raise UsageError(f"positions = {positions} and chunk = {chunk} must be at least 1")
+        self._cache = open_cache(engine, 1, positions)
+        self._mask = np.ones((1, positions), np.int64)  # each run sees the beginning of it
+        self._chunk = chunk
+        self._ids: list[int] = []  # of the tokens that the cache holds
+        self._turn = 0
+        self.reused = 0
+        self.runs = 0
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise UsageError(f"temperature = {self.temperature}, must be 0 (greedy) or a positive number")
-        if self.top_k is not None and self.top_k < 1:
-            raise UsageError(f"top_k = {self.top_k}, must be at least 1")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UsageError(f"top_p = {self.top_p}, must be above 0 and at most 1")
-        if self.seed is not None and self.seed < 0:
-            raise UsageError(f"seed = {self.seed}, must not be negative")
-        if self.temperature == 0 and (self.top_k is not None or self.top_p is not None):
-            raise UsageError("top_k and top_p do nothing at temperature 0", hint="set a temperature, such as 0.8")
+    def generate(
+        self,
+        input_ids: Sequence[int] | Array,
+        *,
+        max_new_tokens: int,
+        sampling: Sampling = GREEDY,
+        stop_ids: Collection[int] = (),
+        lookup: PromptLookup | None = None,
+        cancelled: Callable[[], bool] = never,
+    ) -> Iterator[int]:
+        """Yield token ids that continue `input_ids` (seq,), each as soon as it is known; see `generate`.
 
-    def choose(self, logits: Array, random: np.random.Generator) -> int:
-        """Token id from logits (vocab,). Raises VerificationError for NaN, which no healthy model gives."""
-        if np.isnan(logits).any():
-            raise VerificationError("the model's logits hold NaN", hint="verify the model against its reference")
-        if self.temperature == 0:
-            return int(logits.argmax())
-        scaled = logits.astype(np.float64) / self.temperature
-        order = np.argsort(-scaled, kind="stable")[: self.top_k]
-        weights = np.exp(scaled[order] - scaled[order[0]])
-        cumulative = np.cumsum(weights / weights.sum())
-        if self.top_p is not None:
-            # min: rounding may leave the sum of all just below top_p = 1.
-            kept = min(int(np.searchsorted(cumulative, self.top_p)) + 1, len(cumulative))
-            order, cumulative = order[:kept], cumulative[:kept] / cumulative[kept - 1]
-        return int(order[min(int(np.searchsorted(cumulative, random.random(), side="right")), len(order) - 1)])
+        `reused` is then how many tokens of the prompt were in the cache, `runs` how often the model was run.
+        """
+        prompt = prompt_ids(input_ids)
+        steps = steps_after(max_new_tokens, len(prompt), self._cache.capacity)
+        self._turn += 1
+        return self._continue(prompt, steps, sampling, frozenset(stop_ids), lookup, cancelled, self._turn)
+
+    def _continue(
+        self,
+        text: list[int],
+        steps: int,
+        sampling: Sampling,
+        stop_ids: frozenset[int],
+        lookup: PromptLookup | None,
+        cancelled: Callable[[], bool],
+        turn: int,
+    ) -> Iterator[int]:
+        self._refuse_old(turn)
+        random, end, guess, self.runs = sampling.random(), len(text) + steps, list[int](), 0
+        self.reused = min(_shared(self._ids, text), len(text) - 1)  # the last token is run again for its logits
+        self._keep(self.reused)
+        while not cancelled():
+            logits = self._run((text[len(self._ids) :] + guess)[: self._chunk], keep=len(guess) + 1)
+            if len(self._ids) < len(text):
+                continue  # the prompt goes on
+            # Row i holds the logits after `text` and i guesses, which count as long as the guesses were right.
+            for row, logits_after in enumerate(logits):
+                token = sampling.choose(logits_after, text, random)
+                if token in stop_ids:
+                    return
+                text.append(token)
+                yield token
+                self._refuse_old(turn)
+                if len(text) == end or cancelled():
+                    return
+                if row == len(guess) or guess[row] != token:
+                    break
+            self._keep(len(text) - 1)
+            guess = lookup.propose(text, min(end - len(text) - 1, self._chunk - 1)) if lookup else []
+
+    def _run(self, ids: list[int], *, keep: int) -> Array:
+        """Logits (keep, vocab) after the last of `ids`, which the cache now holds."""
+        total = len(self._ids) + len(ids)
+        logits: Array = self._cache.advance(np.array([ids], np.int64), self._mask[:, :total], keep=keep)[0]
+        self._ids += ids
+        self.runs += 1
+        return logits
+
+    def _keep(self, length: int) -> None:
+        if length < len(self._ids):
+            self._cache.truncate(length)
+            del self._ids[length:]
+
+    def _refuse_old(self, turn: int) -> None:
+        if turn != self._turn:
+            raise UsageError("another continuation has begun", hint="use one decoder for each text in the making")
 
 
 def generate(
@@ -70,54 +123,31 @@ def generate(
     input_ids: Sequence[int] | Array,
     *,
     max_new_tokens: int,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int | None = None,
+    sampling: Sampling = GREEDY,
     stop_ids: Collection[int] = (),
     max_positions: int | None = None,
+    lookup: PromptLookup | None = None,
+    chunk: int = CHUNK,
+    cancelled: Callable[[], bool] = never,
 ) -> Iterator[int]:
     """Yield token ids that continue `input_ids` (seq,), each as soon as it is known.
 
-    Ends after `max_new_tokens`, before a token in `stop_ids`, or when prompt and continuation fill `max_positions`,
-    the model's context. Arguments are checked at the call: raises UsageError for an engine that is no such decoder or
-    an option out of range, InputError for an empty prompt or one that leaves no room in the context.
+    Ends after `max_new_tokens`, before a token in `stop_ids`, when prompt and continuation fill `max_positions`, the
+    model's context (default: the signature's), or when `cancelled()` says so, which is asked before every run and
+    after every token; closing the iterator ends it too. The prompt is run `chunk` tokens at a time. With `lookup`,
+    guesses are checked several at a time: the tokens stay the same, as far as the model's answer does not depend on
+    how many tokens it is asked at once (dynamically quantized activations do).
+
+    Arguments are checked at the call: raises UsageError for an engine that is no such decoder or an option out of
+    range, InputError for an empty prompt or one that leaves no room in the context.
     """
-    cache = _cache_names(engine.signature)
-    sampling = Sampling(temperature, top_k, top_p, seed)
-    prompt = np.atleast_2d(np.asarray(input_ids, np.int64))  # (1, seq)
-    if max_new_tokens < 1:
-        raise UsageError(f"max_new_tokens = {max_new_tokens}, must be at least 1")
-    if prompt.ndim != 2 or prompt.shape[0] != 1 or not prompt.shape[1]:
-        raise InputError(f"the prompt has shape {np.shape(input_ids)}, expected at least one token id in one row")
-    if max_positions is not None and prompt.shape[1] >= max_positions:
-        raise InputError(
-            f"the prompt has {prompt.shape[1]} tokens, which leaves no room in a context of {max_positions}",
-            hint="shorten the prompt",
-        )
-    steps = max_new_tokens if max_positions is None else min(max_new_tokens, max_positions - prompt.shape[1])
-    return _decode(engine, cache, prompt, steps, sampling, frozenset(stop_ids))
-
-
-def _decode(
-    engine: Engine,
-    cache: dict[str, str],
-    prompt: Array,
-    steps: int,
-    sampling: Sampling,
-    stop_ids: frozenset[int],
-) -> Iterator[int]:
-    random = np.random.default_rng(sampling.seed)
-    mask = np.ones((1, prompt.shape[1] + steps), np.int64)  # one buffer: each step sees more of it
-    feed = {_IDS: prompt, **_empty_cache(engine.signature, cache)}
-    for step in range(steps):
-        feed[_MASK] = mask[:, : prompt.shape[1] + step]
-        answer = engine.run(feed)
-        token = sampling.choose(answer[_LOGITS][0, -1], random)
-        if token in stop_ids:
-            return
-        yield token
-        feed = {_IDS: np.array([[token]], np.int64), **{past: answer[present] for past, present in cache.items()}}
+    prompt = prompt_ids(input_ids)
+    room = max_positions or context(engine.signature)
+    positions = len(prompt) + steps_after(max_new_tokens, len(prompt), room)
+    decoder = Decoder(engine, positions=positions, chunk=chunk)
+    return decoder.generate(
+        prompt, max_new_tokens=max_new_tokens, sampling=sampling, stop_ids=stop_ids, lookup=lookup, cancelled=cancelled
+    )
 
 
 def generate_text(
@@ -126,56 +156,57 @@ def generate_text(
     prompt: str,
     *,
     max_new_tokens: int,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int | None = None,
+    sampling: Sampling = GREEDY,
     stop_ids: Collection[int] = (),
+    stop: Sequence[str] = (),
     max_positions: int | None = None,
+    lookup: PromptLookup | None = None,
+    cancelled: Callable[[], bool] = never,
 ) -> Iterator[str]:
-    """Like `generate`, from text to text: pieces of whole characters that, joined, continue `prompt`."""
+    """Like `generate`, from text to text: pieces of whole characters that, joined, continue `prompt`.
+
+    Ends before the first of the texts in `stop` too.
+    """
     tokens = generate(
         engine,
         tokenizer.encode(prompt),
         max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
+        sampling=sampling,
         stop_ids=stop_ids,
         max_positions=max_positions,
+        lookup=lookup,
+        cancelled=cancelled,
     )
-    return _pieces(tokenizer, tokens)
+    return pieces(tokenizer, tokens, stop)
 
 
-def _pieces(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:
-    stream = tokenizer.stream()
-    for token in tokens:
-        if piece := stream.push(token):
-            yield piece
-    if rest := stream.flush():
-        yield rest
+def prompt_ids(input_ids: Sequence[int] | Array) -> list[int]:
+    """Token ids of one text. Raises InputError for none, for several rows, and for what is no id."""
+    ids = np.atleast_2d(np.asarray(input_ids))
+    if ids.ndim != 2 or ids.shape[0] != 1 or not ids.shape[1] or ids.dtype.kind not in "iu":
+        raise InputError(f"the prompt has shape {np.shape(input_ids)}, expected at least one token id in one row")
+    if ids.min() < 0:
+        raise InputError(f"the prompt has the token id {ids.min()}, which is negative")
+    return [int(token) for token in ids[0]]
 
 
-def _cache_names(signature: Signature) -> dict[str, str]:
-    """past input -> present output. Raises UsageError if the signature is not that of a decoder with a KV cache."""
-    cache = {name: _PRESENT + name.removeprefix(_PAST) for name in signature.input_names if name.startswith(_PAST)}
-    inputs, outputs = {_IDS, _MASK, *cache}, {_LOGITS, *cache.values()}
-    if not cache or inputs != set(signature.input_names) or not outputs <= set(signature.output_names):
-        odd = sorted(inputs ^ set(signature.input_names)) + sorted(outputs - set(signature.output_names))
-        raise UsageError(
-            f"the model is no decoder with a KV cache ({', '.join(odd) or 'it has no past_key_values inputs'})",
-            hint="export it for text generation",
+def steps_after(max_new_tokens: int, length: int, max_positions: int | None) -> int:
+    """How many tokens may follow a prompt of `length` tokens."""
+    if max_new_tokens < 1:
+        raise UsageError(f"max_new_tokens = {max_new_tokens}, must be at least 1")
+    if max_positions is None:
+        return max_new_tokens
+    if length >= max_positions:
+        raise InputError(
+            f"the prompt has {length} tokens, which leaves no room in a context of {max_positions}",
+            hint="shorten the prompt",
         )
-    return cache
+    return min(max_new_tokens, max_positions - length)
 
 
-def _empty_cache(signature: Signature, cache: dict[str, str]) -> dict[str, Array]:
-    empty = {}
-    for spec in signature.inputs:
-        if spec.name in cache:
-            _, heads, _, head_size = spec.shape if len(spec.shape) == 4 else (0, "", 0, "")
-            if not isinstance(heads, int) or not isinstance(head_size, int):
-                raise UsageError(f"{spec}: expected (batch, heads, past, head_size) with fixed heads and head_size")
-            empty[spec.name] = np.zeros((1, heads, 0, head_size), spec.dtype)
-    return empty
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    return next(
+        (place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other),
+        min(len(first), len(second)),
+    )

@@ -1,4 +1,7 @@
-"""Images as arrays: from uint8 pixels to what the network was trained on, with numpy alone."""
+"""Images as arrays: from uint8 pixels to what the network was trained on.
+
+With numpy alone where the pixels come as arrays of the right size; files and other sizes need Pillow.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,18 @@ from typing import Any, Self
 import numpy as np
 
 from edgeai.errors import DataError, InputError
+from edgeai.runtime.pictures import RESAMPLING, decode, resized
 from edgeai.spec import Array
 
 
 @dataclass(frozen=True)
 class ImagePreparation:
-    """Crop to the centre, scale, normalize, and put the channels first.
+    """Resize, crop to the centre, scale, normalize, and put the channels first.
 
-    `size` is (height, width) of the result. An image must have that size, or `crop_from`, which is then cropped.
-    `mean` and `std` have one value a channel and apply after `scale`.
+    `size` is (height, width) of the result. With `resample` (one of `RESAMPLING`) an image of any size is first
+    resized to `resize`: (height, width), or the length of its shorter edge. Without, it must have the size of the
+    result, or that of `resize`, which is then cropped. `mean` and `std` have one value a channel and apply after
+    `scale`.
     """
 
     size: tuple[int, int]
@@ -26,12 +32,13 @@ class ImagePreparation:
     scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    crop_from: tuple[int, int] | None = None
+    resize: tuple[int, int] | int | None = None
+    resample: str | None = None
 
     @classmethod
     def of(cls, preprocessing: Mapping[str, Any]) -> Self:
         """From a bundle's description. Raises KeyError, TypeError or ValueError for one that cannot be carried out."""
-        known = {"size", "resize", "crop", "channels", "layout", "scale", "mean", "std"}
+        known = {"size", "resize", "crop", "resample", "channels", "layout", "scale", "mean", "std"}
         if unknown := sorted(preprocessing.keys() - known):
             raise ValueError(f"preprocessing {unknown[0]!r} is not known here")
         if preprocessing.get("layout", "NCHW") != "NCHW":
@@ -43,28 +50,54 @@ class ImagePreparation:
         std = tuple(map(float, preprocessing.get("std", [1.0] * channels)))
         if len(mean) != channels or len(std) != channels or not all(std):
             raise ValueError(f"mean and std need {channels} values each, and no std may be 0")
-        crop_from = _pair(preprocessing["resize"]) if "resize" in preprocessing else None
-        if crop_from and (crop_from[0] < size[0] or crop_from[1] < size[1]):
+        resize, resample = preprocessing.get("resize"), preprocessing.get("resample")
+        if resize is not None and type(resize) is not int:
+            resize = _pair(resize)
+        if resample is not None and resample not in RESAMPLING:
+            raise ValueError(f"resample {resample!r} is not one of {', '.join(RESAMPLING)}")
+        if type(resize) is int and resample is None:
+            raise ValueError("resize to a shorter edge needs resample")
+        smallest = (resize, resize) if isinstance(resize, int) else resize
+        if smallest and (smallest[0] < size[0] or smallest[1] < size[1]):
             raise ValueError("resize is smaller than size")
-        return cls(size, channels, float(preprocessing["scale"]), mean, std, crop_from)
+        return cls(size, channels, float(preprocessing["scale"]), mean, std, resize, resample)
+
+    def read(self, item: Array | str | Path) -> Array:
+        """An array as it is or from a `.npy` file, or a picture (PNG, JPEG, ...) in the network's channels."""
+        if isinstance(item, str | Path) and Path(item).suffix.lower() != ".npy":
+            return decode(item, self.channels)
+        return load_array(item)
 
     def __call__(self, image: Array) -> Array:
         """uint8 (height, width) or (height, width, channels) -> float32 (channels, height, width).
 
         One channel is repeated where the network has more. Raises InputError for any other array.
         """
-        if image.dtype != np.uint8 or image.ndim not in (2, 3):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or not image.size:
             raise InputError(f"expected a uint8 image (height, width[, channels]), got {image.dtype} {image.shape}")
-        if image.shape[:2] not in (self.size, self.crop_from):
-            sizes = " or ".join(f"{height}x{width}" for height, width in filter(None, (self.size, self.crop_from)))
-            raise InputError(f"the image has {image.shape[0]}x{image.shape[1]} pixels", hint=f"resize it to {sizes}")
         pixels = image if image.ndim == 3 else image[..., None]
         if pixels.shape[2] not in (1, self.channels):
             raise InputError(f"the image has {pixels.shape[2]} channels, the network takes {self.channels}")
+        pixels = self._fitted(pixels)
         top, left = ((have - want) // 2 for have, want in zip(pixels.shape[:2], self.size, strict=True))
         pixels = pixels[top : top + self.size[0], left : left + self.size[1]]
         scaled = (pixels * self.scale - np.array(self.mean)) / np.array(self.std)  # (height, width, channels)
         return np.ascontiguousarray(scaled.transpose(2, 0, 1), dtype=np.float32)
+
+    def _fitted(self, pixels: Array) -> Array:
+        """At least `size`: resized where that was recorded, else as they are."""
+        height, width = pixels.shape[:2]
+        if self.resample is not None:
+            target = self.resize or self.size
+            if isinstance(target, int):  # the longer edge keeps the proportion, rounded down
+                short = min(height, width)
+                target = (target * height // short, target * width // short)
+            return pixels if target == (height, width) else resized(pixels, target, self.resample)
+        if (height, width) not in (self.size, self.resize):
+            known = [size for size in (self.size, self.resize) if isinstance(size, tuple)]
+            sizes = " or ".join(f"{rows}x{columns}" for rows, columns in known)
+            raise InputError(f"the image has {height}x{width} pixels", hint=f"resize it to {sizes}")
+        return pixels
 
 
 def load_array(item: Array | str | Path) -> Array:

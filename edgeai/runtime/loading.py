@@ -2,44 +2,61 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgeai.bundle import Bundle, is_bundle, open_bundle
 from edgeai.errors import IntegrityError, UsageError
 from edgeai.runtime.made_for import refuse_elsewhere
-from edgeai.runtime.providers import resolve
-from edgeai.runtime.session import Options, Session
+from edgeai.runtime.opening import Options
+from edgeai.runtime.providers import parse_options, resolve, short_name
+from edgeai.runtime.session import Session
 from edgeai.runtime.settings import SessionSettings
 
 
 def load(
-    path: str | Path,
+    path: str | Path | Bundle,
     *,
     ep: str | Sequence[str] = "auto",
     fallback: Sequence[str] = (),
     settings: SessionSettings | Mapping[str, object] | None = None,
     options: Options | None = None,
+    min_on_ep: float = 0.0,
+    trust_compiled: bool = False,
 ) -> Session:
     """Open a model (`.onnx`, `.ort`) or a bundle (a directory or `.zip`), ready to run.
 
+    A `Bundle` that is open was checked when it was opened; the session closes it.
+
     `ep` and `fallback` name execution providers: see `Session`. `settings` may be plain JSON; without them a bundle's
     own are used. `options` maps provider names to their options, such as {"cuda": {"device_id": 1}}.
+    `min_on_ep` is the part of the nodes that the provider must run, 0..1. A model with compiled parts (EPContext) is
+    opened if `edgeai.compile` made it here, or if you say `trust_compiled`: they are code.
     Raises what `Session` and `edgeai.bundle.open_bundle` raise, and ModelFormatError for a model that was made for
     another machine; nothing stays open or unpacked then.
     """
     chosen = settings if isinstance(settings, SessionSettings | None) else SessionSettings.from_json(settings)
-    if not is_bundle(path):
-        refuse_elsewhere(path, resolve(ep)[0])
-        return Session(path, ep=ep, fallback=fallback, settings=chosen, options=options)
-    bundle = open_bundle(path)
+    open_session = functools.partial(
+        Session, ep=ep, fallback=fallback, options=options, min_on_ep=min_on_ep, trust_compiled=trust_compiled
+    )
+    if not isinstance(path, Bundle) and not is_bundle(path):
+        _refuse_elsewhere(path, ep, options)
+        return open_session(path, settings=chosen)
+    bundle = path if isinstance(path, Bundle) else open_bundle(path)
     try:
         chosen = chosen or _recorded_settings(bundle)
-        refuse_elsewhere(bundle.model_path, resolve(ep)[0])
-        return Session(bundle.model_path, ep=ep, fallback=fallback, settings=chosen, options=options, bundle=bundle)
+        _refuse_elsewhere(bundle.model_path, ep, options)
+        return open_session(bundle.model_path, settings=chosen, bundle=bundle)
     except BaseException:
         bundle.close()
         raise
+
+
+def _refuse_elsewhere(path: str | Path, ep: str | Sequence[str], options: Options | None) -> None:
+    name, *_ = resolve(ep)
+    given = next((value for key, value in (options or {}).items() if short_name(key) == name), None)
+    refuse_elsewhere(path, name, device_id=getattr(parse_options(name, given), "device_id", None) or 0)
 
 
 def _recorded_settings(bundle: Bundle) -> SessionSettings:

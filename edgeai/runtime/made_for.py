@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -16,18 +17,23 @@ from edgeai.errors import ModelFormatError
 from edgeai.external import metadata
 from edgeai.machine import machine
 from edgeai.ort import onnxruntime
+from edgeai.runtime.engine_cache import environment_of
 
 MADE_FOR_KEY = "edgeai.made_for"
 
 
 @dataclass(frozen=True)
 class MadeFor:
-    """What must be the same where the model runs. `provider` is edgeai's short name."""
+    """What must be the same where the model runs. `provider` is edgeai's short name.
+
+    `features` are the CPU's, None if they do not matter; `environment` is what else the provider depends on.
+    """
 
     onnxruntime: str
     architecture: str
-    features: tuple[str, ...]
+    features: tuple[str, ...] | None
     provider: str
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def here(cls, provider: str) -> Self:
@@ -41,7 +47,8 @@ class MadeFor:
     def from_json(cls, text: str) -> Self:
         """Raises ValueError or TypeError for what `to_json` has not written."""
         data = json.loads(text)
-        return cls(**{**data, "features": tuple(data["features"])})
+        features = data["features"]
+        return cls(**{**data, "features": None if features is None else tuple(features)})
 
     def differences(self, here: MadeFor) -> list[str]:
         """One phrase for everything that is not the same, this first."""
@@ -54,8 +61,14 @@ class MadeFor:
             )
             if mine != theirs
         ]
-        lacking = sorted(set(self.features) - set(here.features))
-        more = sorted(set(here.features) - set(self.features))
+        found += [
+            f"{name} {value} (here {here.environment.get(name) or 'none'})"
+            for name, value in self.environment.items()
+            if value != here.environment.get(name)
+        ]
+        mine, theirs = set(self.features or ()), set(here.features or ())
+        lacking = [] if self.features is None else sorted(mine - theirs)
+        more = [] if self.features is None else sorted(theirs - mine)
         found += [f"a CPU with {', '.join(lacking)} (not here)"] if lacking else []
         found += [f"a CPU without {', '.join(more)} (here with)"] if more else []
         return found
@@ -70,11 +83,20 @@ def made_for(path: str | Path) -> MadeFor | None:
         raise ModelFormatError(f"{path}: what it was made for is unreadable ({error})") from error
 
 
-def refuse_elsewhere(path: str | Path, provider: str) -> None:
-    """Raise ModelFormatError, naming what differs, if the file was made for another machine, version or provider."""
+def refuse_elsewhere(path: str | Path, provider: str, *, device_id: int = 0) -> None:
+    """Raise ModelFormatError, naming what differs, if the file was made for another machine, version or provider.
+
+    `device_id` is the GPU that it is to run on, if it was compiled for one.
+    """
     wanted = made_for(path)
-    if wanted is not None and (differences := wanted.differences(MadeFor.here(provider))):
+    if wanted is None:
+        return
+    here = MadeFor.here(provider)
+    if wanted.environment:
+        here = dataclasses.replace(here, environment=environment_of(provider, device_id))
+    if differences := wanted.differences(here):
+        command = "edgeai optimize --target-specific" if wanted.features is not None else "edgeai compile"
         raise ModelFormatError(
             f"{path} was made for {', '.join(differences)}",
-            hint="make it again here from the portable model (edgeai optimize --target-specific), or load that one",
+            hint=f"make it again here from the portable model ({command}), or load that one",
         )

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 from collections.abc import Collection, Mapping
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from edgeai.errors import UsageError
 
@@ -38,7 +38,7 @@ def nearest(name: str, known: Collection[str]) -> str:
 
 def _converted(value: object, hint: Any) -> object:
     origin, inner = get_origin(hint), get_args(hint)
-    if origin is UnionType:  # X | None
+    if origin in (Union, UnionType):  # X | None; with a Literal it is a Union
         if value is None or value == "none":
             return None
         return _converted(value, next(kind for kind in inner if kind is not NoneType))
@@ -64,7 +64,7 @@ def _converted(value: object, hint: Any) -> object:
 def _wanted(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, get_args(hint)))}"
-    if get_origin(hint) is UnionType:
+    if get_origin(hint) in (Union, UnionType):
         return " or ".join("none" if kind is NoneType else _wanted(kind) for kind in get_args(hint))
     return {int: "a whole number", bool: "true or false", str: "text"}.get(hint, "a list of names or a mapping of text")
 
@@ -75,14 +75,19 @@ def refuse_below(what: str, least: int, value: int | None) -> None:
         raise UsageError(f"{what} = {value}, must be at least {least}")
 
 
-def provider_values(options: object) -> dict[str, str]:
+def option(key: str, default: Any = None) -> Any:
+    """A field of a provider's options: `key` is ONNX Runtime's name for it."""
+    return dataclasses.field(default=default, metadata={"key": key})
+
+
+def provider_values(options: object, *, yes: str = "1", no: str = "0") -> dict[str, str]:
     """A provider's options as ONNX Runtime takes them: key and text. Options that are None keep its own default.
 
-    Each field carries ONNX Runtime's key as `metadata["key"]`.
+    `yes` and `no` are how the provider spells a boolean. Fields without a key are edgeai's own.
     """
     values = {}
     for field in dataclasses.fields(options):  # type: ignore[arg-type]
         value = getattr(options, field.name)
-        if value is not None:
-            values[field.metadata["key"]] = str(value)  # both providers read True and False
+        if value is not None and "key" in field.metadata:
+            values[field.metadata["key"]] = (yes if value else no) if isinstance(value, bool) else str(value)
     return values

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from edgeai.errors import ProviderError
 from edgeai.runtime.providers import short_name
 
 
@@ -41,6 +43,22 @@ class Placement:
     def share(self, provider: str) -> float:
         """The part of the nodes that run on `provider`, 0..1; 0 for a graph without nodes."""
         return self.count(provider) / len(self.nodes) if self.nodes else 0.0
+
+    def refuse_below(self, provider: str, least: float, path: Path) -> None:
+        """Raise ProviderError if `provider` runs none of the nodes, or less than the part `least` of them, 0..1."""
+        if not self.nodes:
+            return
+        if not self.count(provider):
+            raise ProviderError(
+                f"{path}: execution provider {provider} implements no node of this model ({self.summary})",
+                hint="choose another provider, or name one in fallback",
+            )
+        if self.share(provider) < least:
+            raise ProviderError(
+                f"{path}: execution provider {provider} runs {self.share(provider):.1%} of the nodes, less than "
+                f"min_on_ep={least:g} ({self.summary})",
+                hint="lower min_on_ep, name a fallback, or change the operators that stay elsewhere",
+            )
 
     @property
     def summary(self) -> str:

@@ -1,4 +1,4 @@
-"""Which shared libraries a library needs and this machine does not have.
+"""Which shared libraries a library needs and this machine does not have, and how to get them.
 
 ONNX Runtime itself would only log that, and then run on the CPU. The library is not opened but read: an execution
 provider that is loaded before ONNX Runtime has prepared for it keeps a null pointer to its host.
@@ -8,23 +8,84 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
+import re
 import struct
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 _SECTION_DYNAMIC, _TAG_NEEDED = 6, 1
+_DRIVER = "libcuda.so.1"
+# Libraries whose soversion is the product's major version; those of CUDA below with other numbers come with them.
+_PRODUCTS = (
+    ("libcudart.", "CUDA"), ("libcublas", "CUDA"), ("libnvrtc.", "CUDA"), ("libcudnn", "cuDNN"),
+    ("libnvinfer", "TensorRT"), ("libnvonnxparser", "TensorRT"), ("libopenvino", "OpenVINO"),
+)  # fmt: skip
+_UNVERSIONED = (("libcurand.", "CUDA"), ("libcufft.", "CUDA"), (_DRIVER, "the NVIDIA driver"))
 
 
-def missing_libraries(library: Path) -> list[str]:
-    """Names of direct dependencies that the dynamic linker cannot load, in order.
+class Missing(NamedTuple):
+    """A library that cannot be loaded, and what the dynamic linker says about it."""
+
+    name: str
+    why: str
+
+    @property
+    def product(self) -> str:
+        """What it belongs to, with the version that is needed, such as `CUDA 13`; empty if that is not known."""
+        stem, _, version = self.name.partition(".so.")
+        for prefix, product in _PRODUCTS:
+            if f"{stem}.".startswith(prefix) and version:
+                return f"{product} {version.split('.')[0]}"
+        return next((product for prefix, product in _UNVERSIONED if self.name.startswith(prefix)), "")
+
+
+def describe(missing: Sequence[Missing]) -> str:
+    """One phrase: what the linker says of the first, the names of the others, and where another version is."""
+    parts = [_named(missing[0], missing[0].why)]
+    if missing[1:]:
+        parts.append(f"also missing: {', '.join(_named(one) for one in missing[1:])}")
+    found = dict.fromkeys(str(file) for one in missing for file in elsewhere(one.name))
+    if found:
+        parts.append(f"the linker does not see, or cannot use: {', '.join(list(found)[:3])}")
+    return "; ".join(parts)
+
+
+def remedy(missing: Sequence[Missing], otherwise: str) -> str:
+    """The command that mends it: a path for libraries that are only not found, else `otherwise`."""
+    seen = [file for one in missing for file in elsewhere(one.name) if file.name.startswith(one.name)]
+    if len({file.name.partition(".so")[0] for file in seen}) == len(missing):
+        directories = os.pathsep.join(dict.fromkeys(str(file.parent) for file in seen))
+        return f"export LD_LIBRARY_PATH={directories}:$LD_LIBRARY_PATH"
+    if {one.name for one in missing} == {_DRIVER}:
+        return "install the NVIDIA driver, or start the container with --gpus all"
+    return otherwise
+
+
+def elsewhere(name: str) -> list[Path]:
+    """Files of the same library, of this version or another, in the places where they are usually installed."""
+    stem = name.partition(".so")[0]
+    roots = [Path(entry) for entry in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if entry]
+    roots += [Path("/usr/lib/x86_64-linux-gnu"), Path("/usr/lib/aarch64-linux-gnu"), Path("/usr/lib64")]
+    roots += sorted(Path("/usr/local").glob("cuda*/lib64"))
+    for entry in filter(None, sys.path):
+        roots += [*Path(entry).glob("nvidia/*/lib"), Path(entry, "tensorrt_libs")]
+    return [file for root in dict.fromkeys(roots) for file in sorted(root.glob(f"{stem}.so*"))]
+
+
+def missing_libraries(library: Path) -> list[Missing]:
+    """The direct dependencies that the dynamic linker cannot load, in order.
 
     A library that is itself no 64-bit little-endian ELF file (System V ABI, chapters 4 and 5) counts as missing.
     """
     try:
         names = list(needed_libraries(library))
-    except (OSError, ValueError, IndexError, OverflowError, struct.error):
-        return [library.name]
-    return [name for name in names if not (library.parent / name).exists() and not _loads(name)]
+    except (OSError, ValueError, IndexError, OverflowError, struct.error) as error:
+        return [Missing(library.name, str(error) or "it is not a shared library")]
+    tried = ((name, None if (library.parent / name).exists() else _loading_error(name)) for name in names)
+    return [Missing(name, why) for name, why in tried if why is not None]
 
 
 def needed_libraries(library: Path) -> Iterator[str]:
@@ -44,9 +105,14 @@ def needed_libraries(library: Path) -> Iterator[str]:
                         yield data[start : data.find(b"\0", start)].decode()
 
 
-def _loads(name: str) -> bool:
+def _loading_error(name: str) -> str | None:
     try:
         ctypes.CDLL(name)
-    except OSError:
-        return False
-    return True
+    except OSError as error:
+        return re.sub(rf"^{re.escape(name)}: ", "", str(error))
+    return None
+
+
+def _named(missing: Missing, why: str = "") -> str:
+    shown = f"{missing.name} ({missing.product})" if missing.product else missing.name
+    return f"{shown}: {why}" if why else shown

@@ -19,6 +19,7 @@ from pathlib import Path
 from edgeai.errors import EdgeAIError
 from edgeai.runtime.engine import Engine
 from edgeai.runtime.loading import load
+from edgeai.runtime.providers import PROVIDERS
 from edgeai.runtime.session import Session
 from edgeai.samples import Samples
 from edgeai.spec import Array, Feed
@@ -54,7 +55,8 @@ def _try(session: Session, feeds: Sequence[Feed]) -> tuple[int, str]:
     with tempfile.TemporaryDirectory(prefix="edgeai-rehearsal-") as directory:
         file = Path(directory, "feeds.npz")
         Samples.from_feeds([{name: _plain(array) for name, array in feed.items()} for feed in feeds]).save(file)
-        arguments = [str(session.path), str(file), ",".join(session.providers), settings]
+        providers = ",".join(PROVIDERS[name].path or name for name in session.providers)
+        arguments = [str(session.path), str(file), providers, settings]
         done = subprocess.run(
             [sys.executable, "-P", "-m", "edgeai.runtime.rehearsal", *arguments],
             env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,

@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from edgeai.errors import UsageError
-from edgeai.machine import machine
+from edgeai.machine import usable_cores
 from edgeai.runtime.options import from_mapping, nearest, refuse_below
 
 # Keys of onnxruntime_session_options_config_keys.h (1.31) that change how a model runs, not what files are written.
@@ -49,6 +49,8 @@ _OPTIMIZERS = """
     WhereDummyDq
 """
 CONFIG_KEYS, OPTIMIZERS = frozenset(_CONFIG_KEYS.split()), frozenset(_OPTIMIZERS.split())
+Shrink = Literal["burst", "always", "never"]
+NonFinite = Literal["pass", "warn", "refuse"]
 _LEVELS = {
     "none": "ORT_DISABLE_ALL",
     "basic": "ORT_ENABLE_BASIC",
@@ -60,10 +62,13 @@ _LEVELS = {
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """`threads=None` takes all cores that this process may use.
+    """`threads=None` takes all cores that this process may use: its affinity mask, cut by the cgroup's CPU quota.
 
     With `spinning`, threads wait for each other busily while a run is under way, and sleep between runs; without it
-    they always sleep, which saves power and costs latency. `arena` keeps freed memory for the next run.
+    they always sleep, which saves power and costs latency. `arena` keeps freed memory for the next run, and `shrink`
+    says when it goes back to the system: after a burst of large inputs, after every run, or never.
+    `non_finite` says what happens to NaN and infinity: inputs and outputs pass as they are, are warned of, or are
+    refused; the last two look at every element of every run.
     `disabled_optimizers` and `config` take ONNX Runtime's own names; `config` has the last word over the other fields.
     Raises UsageError for a name that is not known.
     """
@@ -74,13 +79,18 @@ class SessionSettings:
     graph_level: Literal["none", "basic", "extended", "layout", "all"] = "all"
     disabled_optimizers: tuple[str, ...] = ()
     config: Mapping[str, str] = field(default_factory=dict)
+    shrink: Shrink = "burst"
+    non_finite: NonFinite = "pass"
 
     def __post_init__(self) -> None:
         refuse_below("session settings: threads", 1, self.threads)
-        if self.graph_level not in _LEVELS:
-            raise UsageError(
-                f"session settings: no graph level {self.graph_level!r}", hint=f"one of {', '.join(_LEVELS)}"
-            )
+        for value, choices, what in (
+            (self.graph_level, tuple(_LEVELS), "graph level"),
+            (self.shrink, get_args(Shrink), "moment to shrink at"),
+            (self.non_finite, get_args(NonFinite), "way with NaN and infinity"),
+        ):
+            if value not in choices:
+                raise UsageError(f"session settings: no {what} {value!r}", hint=f"one of {', '.join(choices)}")
         for names, known, what in (
             (self.disabled_optimizers, OPTIMIZERS, "optimizer"),
             (self.config, CONFIG_KEYS, "config key"),
@@ -101,7 +111,7 @@ class SessionSettings:
         """A new `onnxruntime.SessionOptions` with these settings; log messages are off, errors are exceptions."""
         options = ort.SessionOptions()
         options.log_severity_level = 4
-        options.intra_op_num_threads = self.threads or machine().cores
+        options.intra_op_num_threads = self.threads or usable_cores()
         options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = self.arena
         options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[self.graph_level])

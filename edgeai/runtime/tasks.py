@@ -6,7 +6,7 @@ not know is refused, because ignoring it would give other inputs than the model 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,9 +16,10 @@ import numpy as np
 from edgeai.bundle import Bundle
 from edgeai.errors import InputError, IntegrityError, UsageError
 from edgeai.runtime.engine import Engine
-from edgeai.runtime.generation import generate_text
 from edgeai.runtime.images import ImagePreparation, load_array
 from edgeai.runtime.options import nearest
+from edgeai.runtime.padded import in_groups
+from edgeai.runtime.text_generation import TextGeneration as TextGeneration
 from edgeai.runtime.tokenizer import Tokenizer
 from edgeai.spec import Array, TensorSpec
 
@@ -47,23 +48,30 @@ class Task(Protocol):
     def batch(self, items: Sequence[Any]) -> list[Any]:
         """The answers for several, in order, from one run of the model where it can."""
 
+    def map(self, items: Iterable[Any], *, batch: int = 16) -> Iterator[Any]:
+        """The answers for any number, in order: `batch` are taken at a time, when the first of them is asked for."""
+
 
 @dataclass(frozen=True)
 class Classification:
-    """Arrays to classes: `prepare` makes one row (without batch axis) of one item."""
+    """Arrays or images to classes: `prepare` makes one row (without batch axis) of one item."""
 
     name: str
     engine: Engine
     labels: tuple[str, ...]
     input: TensorSpec
-    prepare: Callable[[Any], Array]
+    prepare: Callable[[Array | str | Path], Array]
 
     def __call__(self, item: Array | str | Path) -> Prediction:
         return self.batch([item])[0]
 
     def batch(self, items: Sequence[Array | str | Path]) -> list[Prediction]:
-        arrays = [self.prepare(load_array(item)) for item in items]
-        return _predictions(self.engine, {self.input.name: _stacked(arrays)}, self.labels)
+        _refuse_none(items)
+        rows = np.stack([self.prepare(item) for item in items])
+        return _predictions(self.engine, {self.input.name: rows}, self.labels)
+
+    def map(self, items: Iterable[Array | str | Path], *, batch: int = 16) -> Iterator[Prediction]:
+        return (answer for group in in_groups(items, batch) for answer in self.batch(group))
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,7 @@ class TextClassification:
         return self.batch([item])[0]
 
     def batch(self, items: Sequence[str]) -> list[Prediction]:
+        _refuse_none(items)
         feed = {name: np.zeros((len(items), self.max_length), np.int64) for name in _TEXT_INPUTS}
         feed["input_ids"].fill(self.padding_id)
         for row, text in enumerate(items):
@@ -91,46 +100,8 @@ class TextClassification:
             feed["token_type_ids"][row, :length] = encoding.type_ids
         return _predictions(self.engine, {name: feed[name] for name in self.engine.signature.input_names}, self.labels)
 
-
-@dataclass(frozen=True)
-class TextGeneration:
-    """Prompts to continuations."""
-
-    name: str
-    engine: Engine
-    tokenizer: Tokenizer
-    max_positions: int | None
-    stop_ids: tuple[int, ...]
-
-    def __call__(self, item: str) -> str:
-        return "".join(self.stream(item))
-
-    def batch(self, items: Sequence[str]) -> list[str]:
-        return [self(item) for item in items]
-
-    def stream(
-        self,
-        prompt: str,
-        *,
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-    ) -> Iterator[str]:
-        """See `edgeai.runtime.generation.generate`; ends before an end-of-text token."""
-        return generate_text(
-            self.engine,
-            self.tokenizer,
-            prompt,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            stop_ids=self.stop_ids,
-            max_positions=self.max_positions,
-        )
+    def map(self, items: Iterable[str], *, batch: int = 16) -> Iterator[Prediction]:
+        return (answer for group in in_groups(items, batch) for answer in self.batch(group))
 
 
 def open_task(engine: Engine, bundle: Bundle) -> Task:
@@ -148,6 +119,13 @@ def open_task(engine: Engine, bundle: Bundle) -> Task:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise IntegrityError(f"{bundle.path}: the description of its task cannot be used ({reason})") from error
+
+
+def text_generation(task: Task) -> TextGeneration:
+    """`task` as what it is. Raises UsageError if it is for anything else."""
+    if not isinstance(task, TextGeneration):
+        raise UsageError(f"the bundle is for {task.name}, not for text-generation")
+    return task
 
 
 def _open_text_classification(engine: Engine, bundle: Bundle, preprocessing: dict[str, Any]) -> Task:
@@ -178,7 +156,11 @@ def _open_text_generation(engine: Engine, bundle: Bundle, preprocessing: dict[st
 
 def _open_image_classification(engine: Engine, bundle: Bundle, preprocessing: dict[str, Any]) -> Task:
     spec = _single_input(engine, preprocessing.pop("input", None))
-    prepare = ImagePreparation.of(preprocessing)
+    preparation = ImagePreparation.of(preprocessing)
+
+    def prepare(item: Array | str | Path) -> Array:
+        return preparation(preparation.read(item)).astype(spec.dtype)
+
     return Classification(bundle.task["task"], engine, _labels(engine, bundle), spec, prepare)
 
 
@@ -187,7 +169,8 @@ def _open_classification(engine: Engine, bundle: Bundle, preprocessing: dict[str
     _refuse_unknown(preprocessing, "shape", "scale")
     shape, scale = tuple(map(int, preprocessing["shape"])), float(preprocessing.get("scale", 1.0))
 
-    def prepare(array: Array) -> Array:
+    def prepare(item: Array | str | Path) -> Array:
+        array = load_array(item)
         if array.dtype.kind not in "uif" or array.size != np.prod(shape):
             raise InputError(f"expected {np.prod(shape)} numbers for shape {shape}, got {array.dtype}{array.shape}")
         return (array.reshape(shape) * scale).astype(spec.dtype)
@@ -230,10 +213,9 @@ def _single_input(engine: Engine, name: str | None) -> TensorSpec:
     return inputs[0]
 
 
-def _stacked(arrays: list[Array]) -> Array:
-    if not arrays:
+def _refuse_none(items: Sequence[Any]) -> None:
+    if not len(items):
         raise InputError("nothing to classify: the batch is empty")
-    return np.stack(arrays)
 
 
 def _predictions(engine: Engine, feed: dict[str, Array], labels: tuple[str, ...]) -> list[Prediction]:

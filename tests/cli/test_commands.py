@@ -138,10 +138,11 @@ def test_verify_a_degraded_model_exits_with_3(edgeai: Edgeai, exported: Paths, t
 
 
 def test_verify_a_bundle(edgeai: Edgeai, built: Paths, tmp_path: Path) -> None:
-    assert "verified, 4 golden vectors on cpu" in edgeai("verify", built("mlp"))
-    assert json.loads(edgeai("verify", built("mlp"), "--json"))["verdict"] == "verified"
+    assert "verified, 4 golden vectors on cpu" in edgeai("verify", built("mlp"), "--no-speed")
+    assert json.loads(edgeai("verify", built("mlp"), "--json", "--no-speed"))["verdict"] == "verified"
     assert "no such file" in edgeai.fails("verify", tmp_path / "none")
     assert "these options compare two models" in edgeai.fails("verify", built("mlp"), "--lossy", code=2)
+    assert "for a bundle alone" in edgeai.fails("verify", built("mlp"), built("mlp"), "--no-speed", code=2)
     assert "cuda" in edgeai.fails("verify", built("mlp"), "--ep", "cuda")
 
 
@@ -155,10 +156,17 @@ def test_bench(edgeai: Edgeai, built: Paths, exported: Paths, tmp_path: Path) ->
 
 
 def test_build(edgeai: Edgeai, exported: Paths, tmp_path: Path) -> None:
-    out = edgeai("build", exported("mlp"), "-o", tmp_path / "b.bundle", "--max-drop", "2%")
+    short = ("--time-budget", "3s")
+    out = edgeai("build", exported("mlp"), "-o", tmp_path / "b.bundle", "--max-drop", "2%", *short)
     assert "* " in out
-    data = json.loads(edgeai("build", exported("mlp"), "-o", tmp_path / "b.bundle", "--overwrite", "--json"))
+    data = json.loads(edgeai("build", exported("mlp"), "-o", tmp_path / "b.bundle", "--overwrite", "--json", *short))
     assert data["rows"][1]["name"] == "fp32"
+
+
+@pytest.mark.parametrize("time", ["soon", "-1s", "m", "inf"])
+def test_a_time_is_a_time(edgeai: Edgeai, time: str, tmp_path: Path) -> None:
+    assert not edgeai("build", "mlp", "-o", tmp_path / "b", "--time-budget", time, code=2)
+    assert "is not a time" in edgeai.err
 
 
 @pytest.mark.parametrize("share", ["lots", "-1%", "101%", "2"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from edgeai.artifact import Artifact, Step
 from edgeai.bundle import Golden
 from edgeai.samples import Samples
 from edgeai.spec import Signature
+
+from .decoders import Engines, Plain
 
 DOUBLE = "d (float[batch,3] x) => (float[batch,3] y) <float two = {2}> { y = Mul(x, two) }"
 
@@ -63,13 +65,16 @@ def write_decoder(path: Path, vocabulary: int = 16, width: int = 4) -> Path:
         helper.make_node("MatMul", ["x4", "keys"], ["scores"]),
         helper.make_node("Cast", ["attention_mask"], ["seen"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["seen", "middle"], ["seen4"]),
-        helper.make_node("Mul", ["scores", "seen4"], ["masked"]),
+        helper.make_node("Sub", ["seen4", "seen_one"], ["unseen"]),
+        helper.make_node("Mul", ["unseen", "far"], ["bias"]),
+        helper.make_node("Add", ["scores", "bias"], ["masked"]),
         helper.make_node("Softmax", ["masked"], ["weights"], axis=-1),
         helper.make_node("MatMul", ["weights", present[1]], ["mixed"]),
         helper.make_node("Squeeze", ["mixed", "one"], ["mixed3"]),
         helper.make_node("MatMul", ["mixed3", "head"], ["logits"]),
     ]
     weights = {"table": table, "head": head, "one": np.array([1]), "middle": np.array([1, 2])}
+    weights |= {"seen_one": np.array(1, np.float32), "far": np.array(1e9, np.float32)}
     cache = ["batch", 1, "past", width]
     graph = helper.make_graph(
         nodes,
@@ -129,3 +134,17 @@ def byte_tokenizer(tmp_path: Path) -> Path:
     model = {"type": "BPE", "vocab": vocabulary, "merges": [["t", "h"]]}
     path.write_text(json.dumps({"added_tokens": [end], "pre_tokenizer": level, "decoder": level, "model": model}))
     return path
+
+
+@pytest.fixture(scope="session")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    """An untrained GPT of 512 tokens and 32 positions, once for each way to keep its cache."""
+    from edgeai.exporting import export, resolve
+    from edgeai.graph import share_cache
+    from edgeai.runtime.session import Session
+
+    directory = tmp_path_factory.mktemp("gpt")
+    artifact = export(resolve("gpt:tiny"), out=directory / "gpt.onnx")
+    shared = share_cache(artifact, out=directory / "shared.onnx")
+    with Session(artifact.path, ep="cpu") as session, Session(shared.path, ep="cpu") as in_place:
+        yield {"handed": Plain(session), "swapping": session, "in place": in_place}

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 from edgeai.artifact import Artifact
-from edgeai.bundle import Golden, pack
+from edgeai.bundle import Golden, open_bundle, pack
 from edgeai.errors import EdgeAIError, InputError, IntegrityError, ModelFormatError, UsageError
 from edgeai.machine import machine
 from edgeai.runtime import golden as golden_module
@@ -281,3 +281,12 @@ def test_the_verdict_of_nan_is_failed(tmp_path: Path, double: Path, monkeypatch:
     golden = Golden(Samples.from_rows({"x": x}), Samples.from_rows({"y": 2 * x}))
     monkeypatch.setattr(golden_module, "relative_error", lambda *_: float("nan"))
     assert verify_bundle(bundle(tmp_path / "m.bundle", double, golden=golden)).verdict == "failed"
+
+
+def test_an_open_bundle_is_not_checked_again_and_is_closed_with_the_session(tmp_path: Path, double: Path) -> None:
+    opened = open_bundle(bundle(tmp_path / "m.zip", double))
+    opened.path.unlink()  # whoever wanted to check it again could not
+    with load(opened, ep="cpu") as session:
+        assert session.run({"x": np.ones((1, 3), np.float32)})["y"].max() == 2
+        assert opened.directory.exists()
+    assert not opened.directory.exists()

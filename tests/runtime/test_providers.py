@@ -1,37 +1,39 @@
-"""Names, options and reasons of execution providers."""
+"""Names and options of execution providers: what is real, what is refused, and what ONNX Runtime is told."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import io
-import platform
-import struct
-import sys
+import dataclasses
+import fnmatch
+import mmap
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import onnxruntime
 import pytest
 
-from edgeai.errors import ProviderError, UsageError
-from edgeai.runtime import providers
-from edgeai.runtime.preflight import missing_libraries, needed_libraries
+from edgeai.errors import UsageError
 from edgeai.runtime.providers import (
     PROVIDERS,
+    CoremlOptions,
     CpuOptions,
     CudaOptions,
+    DirectmlOptions,
+    OpenvinoOptions,
+    PluginOptions,
+    ProviderOptions,
+    QnnOptions,
     TensorrtOptions,
-    available,
-    ort_options,
+    TensorrtRtxOptions,
+    WebgpuOptions,
+    availability,
     parse_options,
-    reason,
-    refuse_unavailable,
     resolve,
     short_name,
 )
 
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ELF files are Linux's")
+ROWS = tuple(PROVIDERS.values())
+CAPI = Path(onnxruntime.__file__).parent / "capi"
 
 
 def test_short_and_long_names_resolve() -> None:
@@ -44,9 +46,11 @@ def test_short_and_long_names_resolve() -> None:
     ("ep", "words"),
     [
         ("cudo", "no execution provider 'cudo' .did you mean cuda"),
+        ("tensorrt_rtx", "did you mean tensorrt-rtx"),
         (["cpu", "auto"], "no execution provider 'auto'"),
         (["cpu", "CPUExecutionProvider"], "cpu, cpu given"),
         ([], "none given"),
+        ("/nowhere/libplugin.so", "/nowhere/libplugin.so: no such plug-in library .or name a provider: cpu, cuda"),
     ],
 )
 def test_bad_names_are_refused(ep: Any, words: str) -> None:
@@ -54,52 +58,37 @@ def test_bad_names_are_refused(ep: Any, words: str) -> None:
         resolve(ep)
 
 
-@pytest.mark.parametrize(("cuda", "chosen"), [(None, "cuda"), ("no", "cpu")])
-def test_auto_takes_what_loads(monkeypatch: pytest.MonkeyPatch, cuda: str | None, chosen: str) -> None:
-    monkeypatch.setattr(providers, "reason", lambda name: cuda if name == "cuda" else None)
+@pytest.mark.parametrize("chosen", ["cuda", "openvino", "cpu"])
+def test_auto_takes_what_runs(monkeypatch: pytest.MonkeyPatch, chosen: str) -> None:
+    monkeypatch.setattr(availability, "runs", lambda name: None if name in (chosen, "cpu") else "no")
     assert resolve("auto") == (chosen,)
 
 
-def test_every_row_is_complete() -> None:
-    for name, row in PROVIDERS.items():
-        assert row.name == name
-        assert row.ort_name in onnxruntime.get_all_providers()
-        assert parse_options(name) == row.options()
-        assert bool(row.library) == bool(row.remedy)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_row_is_complete(row: Any) -> None:
+    assert PROVIDERS[row.name] is row
+    assert row.ort_name in onnxruntime.get_all_providers()
+    assert row.options in get_args(ProviderOptions)
+    assert parse_options(row.name) == row.options()
+    assert bool(row.remedy) == (row.name != "cpu")
 
 
-def test_the_cpu_always_runs_and_the_rest_says_why_not(capfd: pytest.CaptureFixture[str]) -> None:
-    found = available()
-    assert found["cpu"] is None
-    assert found.keys() == PROVIDERS.keys()
-    for name in found:
-        if found[name] is not None:
-            with pytest.raises(ProviderError, match=f"{name} does not run here: .*pip install"):
-                refuse_unavailable(name)
-    assert capfd.readouterr() == ("", "")
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_option_is_explained(row: Any) -> None:
+    named = re.findall(r"`([a-z0-9_*]+)`", row.options.__doc__ or "")
+    for field in dataclasses.fields(row.options):
+        assert any(fnmatch.fnmatch(field.name, name) for name in named), field.name
 
 
-def test_a_wheel_without_the_provider_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    assert reason("cuda") == "the installed onnxruntime is built without it"
-
-
-@linux
-def test_nvidia_wheels_are_asked_where_there_is_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    answers = iter([["libcudart.so.13"], []])
-    monkeypatch.setattr(providers, "missing_libraries", lambda path: next(answers))
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("noise"))
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        assert reason("cuda") is None
-    assert out.getvalue() == ""
-
-
-def test_elsewhere_than_on_linux_only_a_session_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(sys, "platform", "win32")
-    assert reason("cuda") is None
+@pytest.mark.parametrize(("kind", "library"), [(CudaOptions, "cuda"), (TensorrtOptions, "tensorrt")])
+def test_the_keys_are_in_onnxruntimes_own_library(kind: type, library: str) -> None:
+    path = CAPI / f"libonnxruntime_providers_{library}.so"
+    if not path.exists():
+        pytest.skip(f"the installed onnxruntime has no {path.name}")
+    with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        keys = [field.metadata["key"] for field in dataclasses.fields(kind) if "key" in field.metadata]
+        assert len(keys) > 10
+        assert [key for key in keys if data.find(key.encode()) < 0] == []
 
 
 @pytest.mark.parametrize(
@@ -112,6 +101,18 @@ def test_elsewhere_than_on_linux_only_a_session_can_tell(monkeypatch: pytest.Mon
         ("cuda", {"cudnn_conv_algo_search": "FAST"}, "is not one of HEURISTIC, EXHAUSTIVE, DEFAULT"),
         ("tensorrt", {"profile_min_shapes": "x:1"}, "belong together"),
         ("tensorrt", {"workspace_bytes": 0}, "workspace_bytes = 0"),
+        ("tensorrt", {"fp61": True}, "no option 'fp61' .did you mean fp16"),
+        ("tensorrt-rtx", {"profile_max_shapes": "x:1"}, "belong together"),
+        ("openvino", {"device": "CPU"}, "no option 'device' .did you mean device_type"),
+        ("openvino", {"num_streams": 0}, "num_streams = 0"),
+        ("openvino", {"load_config": "{"}, "load_config is not JSON"),
+        ("openvino", {"load_config": "[]"}, "must be a JSON object"),
+        ("openvino", {"precision": "INT8"}, "is not one of FP32, FP16, ACCURACY"),
+        ("qnn", {"backend_type": "htp", "backend_path": "libQnnHtp.so"}, "exclude each other"),
+        ("qnn", {"htp_performance_mode": "fast"}, "is not one of default, burst"),
+        ("coreml", {"MLComputeUnits": "ALL"}, "no option 'MLComputeUnits'"),
+        ("directml", {"device_id": -1}, "directml: device_id = -1"),
+        ("webgpu", {"validation_mode": "some"}, "is not one of disabled, wgpuOnly, basic, full"),
         ("cpu", {"arena": True}, "no option 'arena' .there are: none"),
         ("cpu", CudaOptions(), "takes CpuOptions, got CudaOptions"),
     ],
@@ -121,57 +122,38 @@ def test_bad_options_are_refused(name: str, values: Any, words: str) -> None:
         parse_options(name, values)
 
 
-def test_options_become_onnxruntimes_keys() -> None:
-    assert ort_options(CpuOptions()) == {}
-    assert ort_options(CudaOptions()) == {"device_id": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-    cuda = parse_options("cuda", {"gpu_mem_limit_bytes": "1000", "use_tf32": "false"})
-    assert ort_options(cuda) | {"device_id": "0"} == {
-        "device_id": "0", "cudnn_conv_algo_search": "HEURISTIC", "gpu_mem_limit": "1000", "use_tf32": "False",
-    }  # fmt: skip
-    tensorrt = TensorrtOptions(fp16=True, engine_cache_path="/cache", workspace_bytes=7)
-    assert ort_options(tensorrt) == {
-        "device_id": "0", "trt_fp16_enable": "True", "trt_max_workspace_size": "7",
-        "trt_engine_cache_path": "/cache", "trt_engine_cache_enable": "True",
-    }  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (CpuOptions(), {}),
+        (CudaOptions(), {"device_id": "0"}),
+        (
+            CudaOptions(device_id=1, gpu_mem_limit_bytes=1000, use_tf32=False),
+            {"device_id": "1", "gpu_mem_limit": "1000", "use_tf32": "False"},
+        ),
+        (
+            TensorrtOptions(fp16=True, workspace_bytes=7, dla_core=1, engine_cache_path="/not/ours"),
+            {
+                "device_id": "0", "trt_fp16_enable": "True", "trt_max_workspace_size": "7", "trt_dla_core": "1",
+                "trt_dla_enable": "True",
+            },
+        ),
+        (TensorrtRtxOptions(multi_profile=True), {"nv_multi_profile_enable": "1"}),
+        (
+            OpenvinoOptions(device_type="CPU", disable_dynamic_shapes=True),
+            {"device_type": "CPU", "disable_dynamic_shapes": "True"},
+        ),
+        (QnnOptions(backend_type="htp", vtcm_mb=8), {"backend_type": "htp", "vtcm_mb": "8"}),
+        (CoremlOptions(compute_units="CPUOnly"), {"MLComputeUnits": "CPUOnly"}),
+        (DirectmlOptions(disable_metacommands=False), {"disable_metacommands": "false"}),
+        (WebgpuOptions(enable_int64=True), {"enableInt64": "1"}),
+        (PluginOptions({"any": "thing"}), {"any": "thing"}),
+    ],
+)  # fmt: skip
+def test_options_become_onnxruntimes_keys(options: ProviderOptions, expected: dict[str, str]) -> None:
+    assert options.to_ort() == expected
 
 
-@linux
-def test_needed_libraries_are_read_from_the_file() -> None:
-    # the extension module of ctypes is linked to libffi and libc, on every distribution
-    import _ctypes
-
-    names = list(needed_libraries(Path(_ctypes.__file__))) if getattr(_ctypes, "__file__", None) else ["libc.so.6"]
-    assert any(name.startswith("libc.") for name in names)
-    assert all(ctypes.CDLL(name) for name in names)
-
-
-def elf(path: Path, *needed: str) -> Path:
-    """The smallest ELF file that has a dynamic section."""
-    names = b"\0" + b"".join(name.encode() + b"\0" for name in needed)
-    offsets = [names.index(name.encode() + b"\0") for name in needed]
-    dynamic = b"".join(struct.pack("<qQ", 1, offset) for offset in offsets) + struct.pack("<qQ", 0, 0)
-    start = 64
-    header = b"\x7fELF\x02\x01" + bytes(34) + struct.pack("<Q", start + len(names) + len(dynamic)) + bytes(10)
-    header += struct.pack("<HHH", 64, 2, 0)
-    section = "<IIQQQQIIQQ"
-    sections = struct.pack(section, 0, 3, 0, 0, start, len(names), 0, 0, 0, 0)
-    sections += struct.pack(section, 0, 6, 0, 0, start + len(names), len(dynamic), 0, 0, 0, 0)
-    path.write_bytes(header + names + dynamic + sections)
-    return path
-
-
-@linux
-def test_only_what_cannot_be_loaded_is_missing(tmp_path: Path) -> None:
-    libc = "libc.so.6" if platform.libc_ver()[0] == "glibc" else "libc.so"
-    (tmp_path / "libbeside.so").touch()
-    library = elf(tmp_path / "lib.so", libc, "libnobody.so.9", "libbeside.so")
-    assert list(needed_libraries(library)) == [libc, "libnobody.so.9", "libbeside.so"]
-    assert missing_libraries(library) == ["libnobody.so.9"]
-
-
-@pytest.mark.parametrize("content", [None, b"", b"MZ not an ELF file", b"\x7fELF\x02\x01" + b"\xff" * 80])
-def test_a_library_that_is_none_is_itself_missing(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "lib.so"
-    if content is not None:
-        path.write_bytes(content)
-    assert missing_libraries(path) == ["lib.so"]
+def test_text_from_a_command_line_becomes_typed() -> None:
+    parsed = parse_options("tensorrt", {"fp16": "true", "workspace_bytes": "1024", "engine_cache": "0"})
+    assert parsed == TensorrtOptions(fp16=True, workspace_bytes=1024, engine_cache=False)

@@ -27,8 +27,7 @@ from edgeai.errors import (
     UnsafePathError,
     UsageError,
 )
-from edgeai.runtime import providers
-from edgeai.runtime import session as session_module
+from edgeai.runtime import opening, providers
 from edgeai.runtime.engine import Engine
 from edgeai.runtime.session import Session
 from edgeai.runtime.settings import SessionSettings
@@ -247,7 +246,7 @@ def test_failures_of_the_provider_and_of_memory_keep_their_kind(double: Path, mo
         def fail(*_: object, error: Exception = error) -> Any:
             raise error
 
-        monkeypatch.setattr(session, "_run", fail)
+        monkeypatch.setattr(session, "_call", fail)
         with pytest.raises(kind, match=reason):
             session.run({"x": X})
 
@@ -299,7 +298,7 @@ def test_nothing_of_onnxruntimes_own_noise_comes_out(double: Path) -> None:
     code = f"""
 import edgeai.runtime as r
 from edgeai.errors import ProviderError
-import edgeai.runtime.session as s
+import edgeai.runtime.opening as s
 for ep in ("tensorrt", "cuda"):
     try: r.load({str(double)!r}, ep=ep)
     except ProviderError as error: assert "does not run here" in str(error)
@@ -308,7 +307,7 @@ for ep in ("tensorrt", "cuda"):
 s.refuse_unavailable = lambda name: None
 s.reason = lambda name: None
 try: r.load({str(double)!r}, ep="cuda")
-except ProviderError as error: assert "no device answers" in str(error)
+except ProviderError as error: assert "did not start: its libraries load, but" in str(error)
 else: raise SystemExit("loaded")
 r.load({str(double)!r}).close()
 """
@@ -334,8 +333,9 @@ class Pretend:
 
 @pytest.fixture
 def cuda_loads(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (session_module, providers):
+    for module in (opening, providers.availability):
         monkeypatch.setattr(module, "reason", lambda name: None)
+    monkeypatch.setattr(opening, "refuse_unavailable", lambda name: None)
 
 
 @pytest.mark.usefixtures("cuda_loads")

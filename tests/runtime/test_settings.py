@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import onnxruntime
 import pytest
 
 from edgeai.errors import UsageError
-from edgeai.machine import machine
+from edgeai.machine import usable_cores
 from edgeai.runtime.session import Session
 from edgeai.runtime.settings import SessionSettings
 
@@ -26,6 +27,8 @@ from edgeai.runtime.settings import SessionSettings
         ({"threads": 1.5}, "threads=1.5 is not"),
         ({"spinning": "maybe"}, "spinning='maybe' is not true or false"),
         ({"graph_level": "most"}, "graph_level='most' is not one of none, basic"),
+        ({"shrink": "often"}, "shrink='often' is not one of burst, always, never"),
+        ({"non_finite": "raise"}, "non_finite='raise' is not one of pass, warn, refuse"),
         ({"disabled_optimizers": ["SkipLayerNormFuson"]}, "no optimizer .* mean SkipLayerNormFusion"),
         ({"disabled_optimizers": "all"}, "is not a list of names"),
         ({"config": {"session.x64quantprecison": "1"}}, "no config key .* mean session.x64quantprecision"),
@@ -41,10 +44,16 @@ def test_bad_settings_are_refused(data: dict[str, Any], reason: str) -> None:
 def test_a_level_given_in_python_is_checked_too() -> None:
     with pytest.raises(UsageError, match="no graph level 'fast'"):
         SessionSettings(graph_level="fast")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="no moment to shrink at 'now'"):
+        SessionSettings(shrink="now")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="no way with NaN and infinity 'raise' .one of pass, warn, refuse"):
+        SessionSettings(non_finite="raise")  # type: ignore[arg-type]
 
 
 def test_json_round_trip() -> None:
-    settings = SessionSettings(2, False, False, "basic", ("GeluFusion",), {"session.dynamic_block_base": "4"})
+    settings = SessionSettings(
+        2, False, False, "basic", ("GeluFusion",), {"session.dynamic_block_base": "4"}, "never", "warn"
+    )
     assert SessionSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
     assert SessionSettings.from_json({}) == SessionSettings()
     assert SessionSettings.from_json({"threads": "none"}).threads is None
@@ -57,7 +66,7 @@ def test_everything_reaches_onnxruntime() -> None:
     assert options.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     usual = SessionSettings(config={"session.force_spinning_stop": "0"}).apply(onnxruntime)
-    assert usual.intra_op_num_threads == machine().cores
+    assert usual.intra_op_num_threads == usable_cores()
     assert usual.get_session_config_entry("session.intra_op.allow_spinning") == "1"
     assert usual.get_session_config_entry("session.force_spinning_stop") == "0"
 
@@ -83,3 +92,14 @@ def test_disabled_optimizers_are_disabled(model: Callable[..., Path], monkeypatc
         Session(path, settings=SessionSettings(graph_level="basic", disabled_optimizers=disabled)).close()
         seen.append([node.op_type for node in onnx.load(path.with_name("optimized.onnx")).graph.node])
     assert seen == [["Gemm"], ["MatMul", "Add"]]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity masks here")
+def test_threads_follow_the_affinity_mask_of_the_moment() -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert SessionSettings().apply(onnxruntime).intra_op_num_threads == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert SessionSettings().apply(onnxruntime).intra_op_num_threads == usable_cores()

@@ -1,0 +1,172 @@
+"""What a session costs over ONNX Runtime: a call on a model of one node, and opening a bundle of 90 MB.
+
+Rounds are interleaved block by block, so that what disturbs one subject disturbs all. Leaves
+`benchmarks/results/overhead.json` at full size. Leave the machine alone while it runs.
+
+    python benchmarks/overhead.py [--rounds 10] [--calls 20000] [--megabytes 90]
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+import edgeai
+from edgeai.artifact import Artifact
+from edgeai.bundle import open_bundle, pack
+from edgeai.cli.console import print_table
+from edgeai.machine import machine
+from edgeai.ort import onnxruntime
+from edgeai.runtime.session import Session
+from edgeai.storage import atomic_text
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "overhead.json"
+FULL = {"rounds": 10, "calls": 20_000, "megabytes": 90}
+BLOCK = 1000  # calls of one subject before the next one has its turn
+WIDTH = 1024
+ONE_NODE = "d (float[batch,3] x) => (float[batch,3] y) <float two = {2}> { y = Mul(x, two) }"
+LIMITS = {"run": 1.15, "run_bound": 0.9, "load_adds_ms": 5.0, "hashing_share": 0.10}
+
+
+def interleaved(subjects: dict[str, Callable[[], Any]], *, rounds: int, calls: int) -> dict[str, list[float]]:
+    """Nanoseconds a call of each subject, one figure a round."""
+    samples: dict[str, list[float]] = {name: [] for name in subjects}
+    for call in subjects.values():
+        for _ in range(min(calls, BLOCK)):
+            call()
+    for _ in range(rounds):
+        spent = dict.fromkeys(subjects, 0)
+        for begin in range(0, calls, BLOCK):
+            block = min(BLOCK, calls - begin)
+            for name, call in subjects.items():
+                start = time.perf_counter_ns()
+                for _ in range(block):
+                    call()
+                spent[name] += time.perf_counter_ns() - start
+        for name, total in spent.items():
+            samples[name].append(total / calls)
+    return samples
+
+
+def measure_calls(directory: Path, *, rounds: int, calls: int) -> dict[str, Any]:
+    path = directory / "one.onnx"
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {ONE_NODE}'), path)
+    x = np.ones((2, 3), np.float32)
+    feed = {"x": x}
+    with Session(path, ep="cpu") as session:
+        # The very session underneath: same model, same options, same threads.
+        raw, names = session._session, ["y"]
+        binding = session.bind({"x": x})
+        subjects = {
+            "InferenceSession.run": lambda: raw.run(names, feed),
+            "run": lambda: session.run(feed),
+            "run_bound": lambda: session.run_bound(binding),
+        }
+        samples = interleaved(subjects, rounds=rounds, calls=calls)
+    base = statistics.median(samples["InferenceSession.run"])
+    return {
+        name: {
+            "median_ns": round(statistics.median(rows)),
+            "ratio": round(statistics.median(rows) / base, 3),
+            "samples_ns": [round(row) for row in rows],
+        }
+        for name, rows in samples.items()
+    }
+
+
+def write_chain(path: Path, megabytes: int) -> None:
+    weights = [
+        onnx.numpy_helper.from_array(np.random.default_rng(i).standard_normal((WIDTH, WIDTH), np.float32), f"w{i}")
+        for i in range(max(1, round(megabytes * 1e6 / (4 * WIDTH**2))))
+    ]
+    last = len(weights) - 1
+    nodes = [
+        onnx.helper.make_node("MatMul", [f"h{i}" if i else "x", f"w{i}"], ["y" if i == last else f"h{i + 1}"])
+        for i in range(len(weights))
+    ]
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", WIDTH]) for name in ("x", "y")]
+    graph = onnx.helper.make_graph(nodes, "chain", ends[:1], ends[1:], weights)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def measure_loading(directory: Path, *, rounds: int, megabytes: int) -> dict[str, Any]:
+    """Milliseconds to create a session, to open it from a bundle that was checked, and with checking every byte."""
+    path, packed = directory / "chain.onnx", directory / "chain.bundle"
+    write_chain(path, megabytes)
+    with Session(path, ep="cpu") as session:
+        pack(Artifact(path, signature=session.signature), packed)
+        settings = session.settings
+    bundle = open_bundle(packed)
+    ort = onnxruntime()
+
+    def create() -> None:
+        ort.InferenceSession(str(bundle.model_path), settings.apply(ort), providers=["CPUExecutionProvider"])
+
+    def opened() -> None:
+        edgeai.load(bundle, ep="cpu", settings=settings).close()
+
+    def loaded() -> None:
+        edgeai.load(packed, ep="cpu", settings=settings).close()
+
+    subjects = {"InferenceSession": create, "checked bundle": opened, "edgeai.load": loaded}
+    samples: dict[str, list[float]] = {name: [] for name in subjects}
+    for turn in range(rounds + 1):
+        for name, call in subjects.items():
+            start = time.perf_counter_ns()
+            call()
+            if turn:  # the first one of each warms the page cache
+                samples[name].append((time.perf_counter_ns() - start) / 1e6)
+    medians = {name: statistics.median(rows) for name, rows in samples.items()}
+    return {
+        "model_bytes": path.stat().st_size,
+        "median_ms": {name: round(value, 2) for name, value in medians.items()},
+        "load_adds_ms": round(medians["checked bundle"] - medians["InferenceSession"], 2),
+        "hashing_share": round(medians["edgeai.load"] / medians["InferenceSession"] - 1, 3),
+        "samples_ms": {name: [round(row, 2) for row in rows] for name, rows in samples.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in FULL.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    asked = vars(parser.parse_args())
+    with tempfile.TemporaryDirectory() as directory:
+        calls = measure_calls(Path(directory), rounds=asked["rounds"], calls=asked["calls"])
+        loading = measure_loading(Path(directory), rounds=asked["rounds"], megabytes=asked["megabytes"])
+    found = {
+        "run": calls["run"]["ratio"],
+        "run_bound": calls["run_bound"]["ratio"],
+        "load_adds_ms": loading["load_adds_ms"],
+        "hashing_share": loading["hashing_share"],
+    }
+    data = {
+        "schema": "edgeai.overhead/1",
+        "machine": {"cpu": machine().cpu, "cores": machine().cores, "features": machine().features},
+        "versions": machine().versions,
+        "asked": asked,
+        "limits": LIMITS,
+        "found": found,
+        "calls": calls,
+        "loading": loading,
+    }
+    if asked == FULL:
+        atomic_text(RESULTS, json.dumps(data, indent=1) + "\n", overwrite=True)
+    rows = [
+        (name, f"{found[name]:g}", f"{limit:g}", "yes" if found[name] <= limit else "NO")
+        for name, limit in LIMITS.items()
+    ]
+    print_table(("", "found", "limit", "kept"), rows)
+    if any(found[name] > limit for name, limit in LIMITS.items()):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
