@@ -44,7 +44,7 @@ def halve(
     """Measure `names` once for each of `efforts`; after each round the best third stays, but never fewer than `keep`.
 
     The first round takes `group` names at a time, in the order given, and ends early when `left()` seconds would not
-    leave `reserve`; a later round takes as many as fit. The same costs give the same result.
+    leave `reserve`, but never before its first group; a later round takes as many as fit. The same costs give the same result.
     """
     costs: dict[str, Cost] = {}
     rounds: dict[str, int] = {}
@@ -67,7 +67,7 @@ def halve(
 
     for start in range(0, len(names), group):
         some = names[start : start + group]
-        if left() - per_effort * efforts[0] * len(some) < reserve or left() <= 0:
+        if left() <= 0 or (start and left() - per_effort * efforts[0] * len(some) < reserve):
             break
         take(some, 1, efforts[0])
     untried = tuple(name for name in names if name not in costs and name not in failed)

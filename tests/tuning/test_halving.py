@@ -86,3 +86,9 @@ def test_a_frontier_holds_what_nothing_dominates(points: dict[str, tuple[int, in
         if not dominated:
             assert place in [points[one] for one in kept]
     assert len({points[name] for name in kept}) == len(kept)
+
+
+def test_the_first_group_is_measured_however_little_time_there_is() -> None:
+    track = Track({"a": 1.0, "b": 0.5, "c": 0.7}, seconds=1.0)
+    found = halve(list("abc"), track.measure, efforts=(0.1, 0.5), keep=2, group=2, left=track.left, reserve=5.0)
+    assert found.ranking == ("b", "a") and found.untried == ("c",)
