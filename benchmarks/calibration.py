@@ -1,12 +1,13 @@
 """What calibration of BERT-base costs, in seconds and in memory, beside ONNX Runtime's own calibrators.
 
-    python benchmarks/calibration.py [--resume] [--samples 64 256 1024] [--only edgeai onnxruntime] [--json PATH]
+    python benchmarks/calibration.py [--resume] [--rounds N] [--samples 64 256 1024] [--only edgeai onnxruntime]
 
 Sequences of 128 random tokens, one sample a run: what one row's seconds say includes reading the model, and ends with
 a range for every tensor. ONNX Runtime's calibrators keep all activations until the end, so they get 16 samples and the
 smallest number asked for. One process a measurement, so that peaks of memory (`ru_maxrss`) are its own; a process that
 grows past the limit is killed, and the row says so. The results so far are on disk after each row, and `--resume` goes
-on from them. Exports the model once, into `build/calibration`. Leaves `benchmarks/results/calibration.json`; what
+on from them. With `--rounds` the smallest number of samples is measured so often, the tools in turn, and the median
+counts. Exports the model once, into `build/calibration`. Leaves `benchmarks/results/calibration.json`; what
 its "findings" say follows from the rows alone. A quarter of an hour on two cores; leave the machine alone meanwhile.
 """
 
@@ -17,6 +18,7 @@ import dataclasses
 import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -57,6 +59,10 @@ def main() -> None:
                 rows[cell] = _measured(cell, arguments.model, min(arguments.limit_gb, 0.9 * _available_gb()))
                 _save(arguments.json, rows)
             advance(note=f"{' '.join(map(str, cell))}: {rows[cell]['outcome']}")
+        for cell in _compared(plan, min(arguments.samples)) * (arguments.rounds - 1):
+            rows[cell] = _joined(rows[cell], _measured(cell, arguments.model, arguments.limit_gb))
+            _save(arguments.json, rows)
+            advance(0, note=f"{' '.join(map(str, cell))}: {len(rows[cell]['readings'])} readings")
     print_table(COLUMNS, [_line(rows[cell]) for cell in plan])
     for text, figure in _findings([rows[cell] for cell in plan]).items():
         print(f"{text}: {figure:.2f}")
@@ -67,6 +73,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--samples", nargs="+", type=int, default=[64, 256, 1024])
     parser.add_argument("--only", nargs="+", default=TOOLS, choices=TOOLS, help="these alone")
     parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
+    parser.add_argument("--rounds", type=int, default=1, help="of the smallest number of samples")
     parser.add_argument("--model", type=Path, default=MODEL, help="exported here if it is missing")
     parser.add_argument("--json", type=Path, default=RESULTS, help="where the results go")
     parser.add_argument("--limit-gb", type=float, default=18.0, help="memory at which a process is killed")
@@ -82,6 +89,20 @@ def _plan(samples: list[int]) -> list[tuple[str, str, int]]:
         *itertools.product(("edgeai",), OBSERVERS, samples),
         *itertools.product(("onnxruntime",), OBSERVERS, sorted({min(FEW, smallest), smallest})),
     ]
+
+
+def _compared(plan: list[tuple[str, str, int]], samples: int) -> list[tuple[str, str, int]]:
+    """The cells whose seconds are set against each other."""
+    return [cell for cell in plan if cell[0] != "session" and cell[2] == samples]
+
+
+def _joined(row: Row, again: Row) -> Row:
+    """One row of all readings: the median of the seconds, the largest peak."""
+    if {row["outcome"], again["outcome"]} != {"done"}:
+        return row
+    readings = [*row.get("readings", [row["seconds"]]), again["seconds"]]
+    peak = max(row["peak_bytes"], again["peak_bytes"])
+    return row | {"readings": readings, "seconds": statistics.median(readings), "peak_bytes": peak}
 
 
 def _measured(cell: tuple[str, str, int], model: Path, limit_gb: float) -> Row:
