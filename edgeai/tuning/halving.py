@@ -44,7 +44,8 @@ def halve(
     """Measure `names` once for each of `efforts`; after each round the best third stays, but never fewer than `keep`.
 
     The first round takes `group` names at a time, in the order given, and ends early when `left()` seconds would not
-    leave `reserve`, but never before its first group; a later round takes as many as fit. The same costs give the same result.
+    leave `reserve`, but never before its first group; a later round takes as many as fit. The same costs give the same
+    result.
     """
     costs: dict[str, Cost] = {}
     rounds: dict[str, int] = {}
