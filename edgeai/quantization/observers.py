@@ -25,6 +25,7 @@ from edgeai.errors import DataError, QuantizationError
 from edgeai.machine import machine
 from edgeai.progress import SILENT, Progress
 from edgeai.quantization.calibration import Calibration, kept, model_digest
+from edgeai.quantization.reused_memory import reused_memory
 from edgeai.quantization.statistics import Statistics
 from edgeai.quantization.watching import TOGETHER, answers, open_watching
 from edgeai.samples import Samples, digest
@@ -114,7 +115,7 @@ class _Observation:
         while pending:
             group = pending.pop(0)
             gc.collect()  # graphs are cycles of references: the weights of those that nobody needs any more go now
-            with tempfile.TemporaryDirectory(prefix="edgeai-") as directory:
+            with tempfile.TemporaryDirectory(prefix="edgeai-") as directory, reused_memory():
                 path = Path(directory) / "observed.onnx"
                 session = open_watching(self._model, set(group), path, threads=max(1, machine().cores // TOGETHER))
                 computed = {o.name: o.shape for o in session.get_outputs() if o.type == "tensor(float)"}
