@@ -1,5 +1,6 @@
 """What an export leaves as it was, and what its file does not tell."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -39,6 +40,7 @@ class Broken(Mixed):
 
 
 def state(module: nn.Module) -> dict[str, object]:
+    gc.collect()  # files that an earlier test left to it
     return {
         "modes": [part.training for part in module.modules()],
         "frozen": [parameter.requires_grad for parameter in module.parameters()],

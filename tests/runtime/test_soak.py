@@ -16,7 +16,7 @@ from edgeai.runtime.session import Session
 from edgeai.runtime.settings import SessionSettings
 def held():
     # A thread that was joined may be in the kernel's list for a moment more.
-    ended = time.monotonic() + 30
+    ended = time.monotonic() + 5
     while len(os.listdir("/proc/self/task")) > 3 and time.monotonic() < ended: pass
     with open("/proc/self/statm") as stream: rss = int(stream.read().split()[1]) * 4096
     return [rss, len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))]
@@ -48,6 +48,6 @@ def test_sixteen_threads_with_mixed_shapes_hold_nothing_more_afterwards(double: 
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     wrong, (rss, *before), (rss_after, *after) = json.loads(done.stdout)
     assert wrong == 0
-    assert after == before  # file descriptors, and threads: this one, ONNX Runtime's second, the deadlines'
-    assert after[1] == 3
+    assert after == before  # file descriptors and threads
+    assert after[1] <= 4  # this one, ONNX Runtime's second, the deadlines', and one of a library's on some machines
     assert rss_after < 1.1 * rss
