@@ -101,7 +101,7 @@ def draft(
             _save_with_data(model, written)
         else:
             ir.external_data.load_to_model(model)
-            _write(model, written)
+            ir.save(model, written, format="protobuf")
         check(written, shown_as=path)
         yield dataclasses.replace(artifact, path=written)
 
@@ -126,7 +126,7 @@ def save(
 
 def _save_with_data(model: ir.Model, path: Path) -> None:
     data = path.with_name("weights")
-    _write(model, path, external_data=data.name)
+    ir.save(model, path, format="protobuf", external_data=data.name)
     final = f"{path.stem}-{sha256(data)[:16]}.data"
     os.replace(data, path.with_name(final))
     _point_to(path, data.name, final)
@@ -142,27 +142,7 @@ def _point_to(path: Path, old: str, new: str) -> None:
                     new, tensor.offset, tensor.length, tensor.dtype,
                     shape=tensor.shape, name=tensor.name, base_dir=tensor.base_dir,
                 )  # fmt: skip
-    _write(model, path)
-
-
-def _write(model: ir.Model, path: Path, *, external_data: str | None = None) -> None:
-    """Shapes of initializers are left out: they stand in the tensors, and tools that transpose those forget the others.
-
-    (`onnxruntime.quantization.quantize_dynamic` then refuses its own result.)
-    """
-    stated = [
-        (value, value.shape, value.type)
-        for graph in model.graphs()
-        for value in graph.initializers.values()
-        if not value.is_graph_input()
-    ]
-    for value, _, _ in stated:
-        value.shape, value.type = None, None
-    try:
-        ir.save(model, path, format="protobuf", external_data=external_data)
-    finally:
-        for value, shape, dtype in stated:
-            value.shape, value.type = shape, dtype
+    ir.save(model, path, format="protobuf")
 
 
 def check(path: Path, *, shown_as: Path | None = None) -> None:
