@@ -78,9 +78,9 @@ def _profile(path: Path, settings: SessionSettings, feed: Feed, directory: Path)
         graph = onnx.load(directory / "optimized.onnx", load_external_data=False).graph
     # onnxruntime's exceptions share no base below Exception.
     except Exception as error:
-        raise BenchmarkError(f"{path}: cannot be profiled: {str(error).strip().splitlines()[0]}") from error
+        said = str(error).strip() or type(error).__name__
+        raise BenchmarkError(f"{path}: cannot be profiled: {said.splitlines()[0]}") from error
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    nodes = {node.name: node for node in graph.node}
     durations: dict[str, list[int]] = defaultdict(list)
     arguments: dict[str, Mapping[str, Any]] = {}
     for event in events:
@@ -88,7 +88,22 @@ def _profile(path: Path, settings: SessionSettings, feed: Feed, directory: Path)
             key = event["name"].removesuffix(_KERNEL)
             durations[key].append(event["dur"])
             arguments[key] = event["args"]
+    nodes = _nodes(graph, {key: str(arguments[key]["op_name"]) for key in durations})
     return tuple(_cost(key, arguments[key], durations[key], nodes.get(key), weights) for key in durations)
+
+
+def _nodes(graph: onnx.GraphProto, kinds: Mapping[str, str]) -> dict[str, onnx.NodeProto]:
+    """The nodes by the profiler's names for them; `kinds` are in the order in which they ran, and so is the file.
+
+    A node without a name is called by its kind and a number. Kinds of which some cannot be told apart are left out.
+    """
+    nodes = {node.name: node for node in graph.node if node.name}
+    for kind in set(kinds.values()):
+        keys = [key for key, of in kinds.items() if of == kind and key not in nodes]
+        nameless = [node for node in graph.node if not node.name and node.op_type == kind]
+        if len(keys) == len(nameless):
+            nodes |= zip(keys, nameless, strict=True)
+    return nodes
 
 
 def _cost(

@@ -48,7 +48,7 @@ class Speed:
         try:
             p50, low, high = (int(data[name]) for name in ("p50_ns", "low_ns", "high_ns"))
             return cls(p50, low, high, str(data["provider"]), str(data["fingerprint"]))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):  # 1e999 is infinity to json
             return None
 
 
@@ -84,9 +84,10 @@ def measure_speed(
         golden.inputs.save(inputs)
         arguments = {"path": str(Path(bundle).resolve()), "ep": provider}
         subject = bench.Subject("bundle", "edgeai.runtime.loading:load", arguments, preload="edgeai.ort:onnxruntime")
-        result = bench.measure([subject], inputs, workload, progress=progress)["bundle"]
-    if not len(result.samples_ns):
-        raise BenchmarkError(f"{bundle}: nothing was measured")
+        report = bench.measure([subject], inputs, workload, progress=progress)
+    if report.interrupted:
+        raise KeyboardInterrupt  # half a measurement is no record
+    result = report["bundle"]
     p50 = result.statistics["p50"]
     medians = [float(np.median(block.samples_ns)) for block in result.blocks]
     low, high = (p50.low, p50.high) if p50.low and p50.high else (min(medians), max(medians))

@@ -67,6 +67,17 @@ def test_a_grouped_convolution(tmp_path: Path) -> None:
     assert profiled(path, x=floats(1, 6, 10, 10))["Conv"].operations == 2 * (9 * 10 * 10) * (2 * 3 * 3)
 
 
+def test_nodes_without_names_are_told_apart(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "v"], ["a"], name="named")]
+    edges = (("a", "w", "h"), ("h", "u", "y"))
+    nodes += [helper.make_node("Conv", [a, w], [y], kernel_shape=[3, 3]) for a, w, y in edges]
+    weights = {"v": floats(9, 12), "w": floats(16, 6, 3, 3), "u": floats(32, 16, 3, 3)}
+    path = saved(tmp_path / "m.onnx", nodes, {"x": [1, 6, 10, 9]}, "y", weights)
+    found = [node for node in GraphProfiler().nodes(path, {"x": floats(1, 6, 10, 9)}) if node.op_type == "Conv"]
+    assert [node.operations for node in found] == [2 * (16 * 8 * 10) * (6 * 9), 2 * (32 * 6 * 8) * (16 * 9)]
+    assert [node.weight_bytes for node in found] == [4 * 16 * 6 * 9, 4 * 32 * 16 * 9]
+
+
 def test_integers_are_told_from_floats_and_weights_are_bytes(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"], name="dq"),

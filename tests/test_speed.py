@@ -2,12 +2,13 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
-from edgeai import modelfile
+from edgeai import bench, modelfile
 from edgeai.artifact import Artifact
 from edgeai.bench import Workload
 from edgeai.bundle import Golden, pack
@@ -61,6 +62,7 @@ def test_a_record_survives_json_and_a_strange_one_is_none() -> None:
     assert Speed.from_json(HERE.to_json()) == HERE
     assert Speed.from_json({"p50_ns": "soon"}) is None
     assert Speed.from_json({}) is None
+    assert Speed.from_json(HERE.to_json() | {"p50_ns": float("inf")}) is None
 
 
 def test_a_slow_bundle_is_degraded_and_a_fast_one_is_not(tmp_path: Path) -> None:
@@ -98,6 +100,16 @@ def test_without_golden_vectors_there_is_nothing_to_measure_with(tmp_path: Path)
     assert verify_bundle(path, ep="cpu").exit_code == 4
     with pytest.raises(BenchmarkError, match="no golden vectors"):
         measure_speed(path, ep="cpu")
+
+
+def test_an_interrupted_measurement_is_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> bench.Report:
+        return dataclasses.replace(measure(*arguments, **options), interrupted=True)
+
+    measure = bench.measure
+    monkeypatch.setattr(bench, "measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure_speed(bundle(tmp_path, None), ep="cpu", workload=QUICK)
 
 
 def test_what_is_measured_is_the_bundle_as_it_runs(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -103,20 +103,17 @@ def call(run: Run, feeds: Sequence[Feed], *, clock: Clock, budget_ns: int, calle
 
 
 def _together(work: Callable[[], None], queue: deque[T], count: int) -> None:
-    """`work` in `count` threads; an error in one empties the queue for all and is raised here."""
+    """`work` in `count` threads; an error in one, or Ctrl-C here, empties the queue for all and is raised here."""
     if count == 1:
         work()
         return
-
-    def guarded() -> None:
-        try:
-            work()
-        except BaseException:
-            queue.clear()
-            raise
-
     with ThreadPoolExecutor(count) as pool:
-        for task in [pool.submit(guarded) for _ in range(count)]:
+        try:
+            tasks = [pool.submit(work) for _ in range(count)]
+            wait(tasks, return_when=FIRST_EXCEPTION)
+        finally:
+            queue.clear()
+        for task in tasks:
             task.result()
 
 

@@ -38,7 +38,12 @@ class Rule:
         worse = "-" if found and found["figure"] == "throughput" else "+"
         if not found or found["figure"] not in FIGURES or found["sign"] != worse:
             raise UsageError(f"--fail-if {text!r} is not a rule", hint="write p99+5%, p50+3%, mean+3%, throughput-5%")
-        return cls(found["figure"], float(found["percent"]) / 100)
+        share = float(found["percent"]) / 100
+        if worse == "-" and share >= 1:
+            raise UsageError(
+                f"--fail-if {text!r} is not a rule: nothing is left below 100%", hint="write throughput-5%"
+            )
+        return cls(found["figure"], share)
 
     def __str__(self) -> str:
         return f"{self.figure}{'-' if self.figure == 'throughput' else '+'}{100 * self.share:g}%"
@@ -95,10 +100,10 @@ def compare(old: Report, new: Report, *, rules: Sequence[Rule] = (), force: bool
     machine is inside the ratio. Raises UsageError for reports of different machines or workloads, unless `force`, and
     if no subject is in both.
     """
-    differences = _differences(old, new)
+    pairs = _pairs(old, new)
+    differences = _differences(old, new, pairs)
     if differences and not force:
         raise UsageError(f"the reports cannot be compared: {'; '.join(differences)}", hint="--force compares them")
-    pairs = _pairs(old, new)
     figures = list(dict.fromkeys(["p50", "p99", "throughput", *(rule.figure for rule in rules)]))
     changes = tuple(_change(was, now, figure, new.workload, seed=seed) for was, now in pairs for figure in figures)
     broken = [
@@ -116,7 +121,7 @@ def compare(old: Report, new: Report, *, rules: Sequence[Rule] = (), force: bool
     return Comparison(changes, tuple(broken), tuple(warnings))
 
 
-def _differences(old: Report, new: Report) -> list[str]:
+def _differences(old: Report, new: Report, pairs: Sequence[tuple[SubjectResult, SubjectResult]]) -> list[str]:
     found = []
     if old.machine.fingerprint != new.machine.fingerprint:
         found.append(f"different machines ({old.machine.fingerprint} and {new.machine.fingerprint})")
@@ -124,6 +129,12 @@ def _differences(old: Report, new: Report) -> list[str]:
         was, now = getattr(old.workload, name), getattr(new.workload, name)
         if was != now:
             found.append(f"different workloads ({name} {was} and {now})")
+    if old.workload.batch == new.workload.batch:  # a size of the batch axis stands beside the subject alone
+        found += [
+            f"different workloads ({after.name}: batch {before.batch} and {after.batch})"
+            for before, after in pairs
+            if before.batch != after.batch
+        ]
     return found
 
 
@@ -144,6 +155,8 @@ def _change(was: SubjectResult, now: SubjectResult, figure: str, workload: Workl
     if old is None or new is None:
         reason = next(estimate.reason for estimate in estimates if estimate.value is None)
         return Change(now.name, figure, old, new, None, NOT_RESOLVED, reason)
+    if figure != "throughput" and (was.capacity or now.capacity):
+        return Change(now.name, figure, old, new, None, NOT_RESOLVED, "each was measured at its own highest rate")
     blocks = [[block.samples_ns for block in r.blocks] for r in (now, was)]
     processes = (now.processes, was.processes)
     if figure == "throughput":

@@ -80,7 +80,7 @@ def find_meter(providers: Sequence[str] = (), root: Path = _POWERCAP) -> tuple[M
     if _GPU_PROVIDERS & set(providers):
         try:
             return Nvml(ctypes.CDLL("libnvidia-ml.so.1")), ""
-        except OSError as error:
+        except (OSError, AttributeError) as error:  # no driver, or one too old to have the function
             return None, f"NVML: {error}"
     packages = sorted(path for path in root.glob("intel-rapl:*") if path.name.count(":") == 1)
     if not packages:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,7 +44,8 @@ def measure(
     names = [subject.name for subject in subjects]
     if not names or len(set(names)) != len(names):
         raise UsageError(f"measure: needs at least one subject, and different names; got {names}")
-    inputs = len(workload.feeds(Samples.load(samples_path))) if not subjects[0].samples_path else None
+    places = {(s.samples_path or str(samples_path), s.batch or workload.batch) for s in subjects}
+    inputs = min(len(replace(workload, batch=batch).feeds(Samples.load(path))) for path, batch in places)
     begin = _Begin.now()
     course = Course(subjects, samples_path, workload, thorough=thorough, seed=seed, progress=progress)
     recording = course.run()
@@ -107,7 +108,7 @@ def _report(
     recording: Recording,
     *,
     begin: _Begin,
-    inputs: int | None,
+    inputs: int,
     seed: int,
     warnings: tuple[str, ...] = (),
 ) -> Report:

@@ -24,7 +24,7 @@ _ANSWERS = 8
 def find_rates(workers: Mapping[str, WorkerProcess], workload: Workload, progress: Progress) -> dict[str, Capacity]:
     """Search each worker's highest rate within the bound, one worker after another, and leave it at that pace.
 
-    Raises BenchmarkError for one that keeps the bound at no rate.
+    Raises BenchmarkError for one that keeps the bound at no rate, or is too slow to show it in `max_seconds`.
     """
     assert workload.latency_bound_ms is not None
     bound_ns = int(workload.latency_bound_ms * 1e6)
@@ -39,15 +39,26 @@ def find_rates(workers: Mapping[str, WorkerProcess], workload: Workload, progres
                 percent=workload.tail_percent,
             )
             if capacity.rate is None:
-                raise BenchmarkError(
-                    f"subject {name!r}: p{workload.tail_percent} is above {workload.latency_bound_ms:g} ms at every "
-                    f"rate from {capacity.trials[-1].rate:.3g} to {ceiling:.3g} queries a second",
-                    hint="give it a longer latency_bound_ms",
-                )
+                raise _no_rate(name, capacity, workload, ceiling)
             worker.pace(capacity.rate)
             found[name] = capacity
             advance(note=f"{name} {capacity.rate:.4g}/s")
     return found
+
+
+def _no_rate(name: str, capacity: Capacity, workload: Workload, ceiling: float) -> BenchmarkError:
+    last, percent = capacity.trials[-1], workload.tail_percent
+    if not any(sample > capacity.bound_ns for sample in last.samples_ns):
+        return BenchmarkError(
+            f"subject {name!r}: at {last.rate:.3g} queries a second {len(last.samples_ns)} arrive within max_seconds "
+            f"{workload.max_seconds:g}, too few to judge p{percent}",
+            hint="give it more max_seconds, or a lower tail_percent",
+        )
+    return BenchmarkError(
+        f"subject {name!r}: p{percent} is above {workload.latency_bound_ms:g} ms at every "
+        f"rate from {last.rate:.3g} to {ceiling:.3g} queries a second",
+        hint="give it a longer latency_bound_ms",
+    )
 
 
 def _trial(worker: WorkerProcess, workload: Workload, bound_ns: int, rate: float) -> Sequence[int]:

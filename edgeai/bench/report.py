@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,10 +104,13 @@ class SubjectResult:
         samples = self.samples_ns
         ratio, word = None, ""
         if reference is not None:
-            rounds = min(len(self.blocks), len(reference.blocks))
-            if rounds and not self.capacity:  # latencies at two rates say nothing about each other
-                mine, theirs = (r.compared_blocks(workload)[:rounds] for r in (self, reference))
-                ratio = ratio_of_medians(mine, theirs, processes=self.processes[:rounds], seed=seed)
+            pairs = _pairs(self.blocks, reference.blocks)
+            if pairs and not self.capacity:  # latencies at two rates say nothing about each other
+                mine, theirs = (r.compared_blocks(workload) for r in (self, reference))
+                ratio = ratio_of_medians(
+                    [mine[i] for i, _ in pairs], [theirs[j] for _, j in pairs],
+                    processes=[self.blocks[i].process for i, _ in pairs], seed=seed,
+                )  # fmt: skip
             word = verdict(ratio, workload.noise_floor)
         inferences = len(samples) * workload.inferences
         percent = _MLPERF_PERCENT.get(workload.scenario)
@@ -122,6 +126,22 @@ class SubjectResult:
             ratio=ratio,
             verdict=word,
         )
+
+
+def _pairs(mine: Sequence[Block], theirs: Sequence[Block]) -> list[tuple[int, int]]:
+    """Indices of the blocks of one round: a subject that needs fewer rounds has fewer blocks in every process."""
+    first, second = _rounds(mine), _rounds(theirs)
+    return [(index, second[key]) for key, index in first.items() if key in second]
+
+
+def _rounds(blocks: Sequence[Block]) -> dict[tuple[int, int], int]:
+    """(process, round in it) of each block, to its index."""
+    taken: Counter[int] = Counter()
+    places = {}
+    for index, block in enumerate(blocks):
+        places[block.process, taken[block.process]] = index
+        taken[block.process] += 1
+    return places
 
 
 def _energy(result: SubjectResult, inferences: int) -> Energy:
@@ -205,7 +225,7 @@ def shortfall(results: Sequence[SubjectResult], workload: Workload) -> str:
     return f"{seconds:.3g} s and {count} runs are measured; MLPerf asks for {_MLPERF_SECONDS} s and {needed} runs"
 
 
-def doubts(results: Sequence[SubjectResult], *, inputs: int | None, disturbance: Disturbance) -> tuple[str, ...]:
+def doubts(results: Sequence[SubjectResult], *, inputs: int, disturbance: Disturbance) -> tuple[str, ...]:
     """Reasons to read the figures with care, one sentence each."""
     found = [
         f"{result.name}: still not steady when the warm-up's time was over; give it more (warmup_max_seconds)"

@@ -108,6 +108,8 @@ class Workload:
             raise UsageError(
                 "workload: the server scenario needs a rate, or a latency_bound_ms to search the highest rate within"
             )
+        if self.rate is not None and self.latency_bound_ms is not None:
+            raise UsageError("workload: a rate is given, so none is searched within latency_bound_ms; leave one out")
         if self.scenario == "multi" and self.concurrency > 1:
             raise UsageError("workload: in scenario multi one caller sends the queries; leave concurrency at 1")
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from edgeai.cli import options
+from edgeai.errors import UsageError
 
 
 class _Sizes(click.ParamType[tuple[str, tuple[int, ...]]]):
@@ -111,6 +114,10 @@ def command(
     for path in (json_path, html_path):
         if path:
             refuse_existing(path, overwrite)
+    if repeated := [name for name, count in Counter(name for name, _ in axes).items() if count > 1]:
+        raise UsageError(f"--axis {', '.join(repeated)} is given more than once", hint="write --axis NAME=N,N")
+    if bound is None and click.get_current_context().get_parameter_source("tail") is not ParameterSource.DEFAULT:
+        raise UsageError("--tail is the percentile that keeps --bound, which is not given", hint="give --bound MS")
     least = 3.0 if seconds is None else seconds
     batches = batch or (1,)
     report = bench(

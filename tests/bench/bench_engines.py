@@ -133,12 +133,17 @@ def quitting() -> Engine:
     os._exit(7)
 
 
-def hanging(pid_file: str) -> Engine:
-    """Answers once and never again; says first who it is."""
-    with open(pid_file, "w") as stream:
-        stream.write(str(os.getpid()))
+def hanging(fifo: str) -> Engine:
+    """Answers once and never again; says through `fifo` when it hangs."""
     first = iter([True])
-    return Engine(lambda: None if next(first, False) else time.sleep(600))
+
+    def work() -> None:
+        if next(first, None) is None:
+            with open(fifo, "w") as stream:
+                stream.write("now")
+            time.sleep(600)
+
+    return Engine(work)
 
 
 def unclosable() -> Engine:

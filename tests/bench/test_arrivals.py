@@ -1,6 +1,7 @@
 """The scheduler in a time of its own: the clock moves when somebody sleeps or works, and nobody waits."""
 
 import threading
+from collections import deque
 from collections.abc import Iterable
 
 import numpy as np
@@ -9,6 +10,7 @@ from bench_engines import FakeClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeai.bench import arrivals
 from edgeai.bench.arrivals import Surrender, call, poisson, serve, waiting
 from edgeai.bench.workload import NS
 
@@ -134,6 +136,31 @@ def test_an_error_in_one_thread_ends_all_and_is_told() -> None:
     with pytest.raises(ValueError, match="no such kernel"):
         call(run, [{}] * 10_000, clock=FakeClock(), budget_ns=NS, callers=2)
     assert len(calls) < 10_000
+
+
+def test_ctrl_c_ends_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a signal does to the thread that waits, without the signal, which may come a moment too early."""
+    started, over = threading.Event(), threading.Event()
+    seen: list[bool] = []
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        assert started.wait(timeout=20)
+        raise KeyboardInterrupt
+
+    class Feeds(deque[dict[str, int]]):
+        def clear(self) -> None:
+            super().clear()
+            over.set()
+
+    def run(feed: object) -> None:
+        started.set()
+        seen.append(over.wait(timeout=20))
+
+    monkeypatch.setattr(arrivals, "wait", interrupted)
+    monkeypatch.setattr(arrivals, "deque", Feeds)
+    with pytest.raises(KeyboardInterrupt):
+        call(run, [{}] * 10_000, clock=FakeClock(), budget_ns=NS, callers=2)
+    assert 1 <= len(seen) <= 2 and all(seen), "nobody goes on for all that is left"
 
 
 def test_callers_stop_when_the_time_is_over(clock: FakeClock) -> None:

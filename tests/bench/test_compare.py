@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from bench_reports import MACHINE, report_of, result
 
+from edgeai.bench.capacity import Capacity
 from edgeai.bench.compare import PASSED, REGRESSED, Comparison, Rule, compare
 from edgeai.bench.loop import Block
 from edgeai.bench.noise import NOISY, Disturbance
@@ -71,6 +72,9 @@ def test_other_machines_and_workloads_are_refused_unless_forced() -> None:
     assert "different machines" in compare(old, other, force=True).warnings[0]
     with pytest.raises(UsageError, match=r"different workloads \(batch 1 and 2\)"):
         compare(old, dataclasses.replace(old, workload=Workload(batch=2)))
+    wider = dataclasses.replace(old.subjects[0], batch=64)  # from --axis, which the workload does not know
+    with pytest.raises(UsageError, match=r"different workloads \(m: batch 1 and 64\)"):
+        compare(old, dataclasses.replace(old, subjects=(wider,)))
     longer = dataclasses.replace(old, workload=Workload(min_seconds=9))
     assert compare(old, longer).warnings == (), "how long it was measured is no other workload"
 
@@ -79,6 +83,15 @@ def test_what_disturbed_either_report_is_told() -> None:
     old = report_of(noisy("m", 1e6, seed=1))
     new = dataclasses.replace(old, disturbance=Disturbance(NOISY, ("it was hot",)), interrupted=True)
     assert compare(old, new).warnings == ("new: the machine was noisy: it was hot", "new: interrupted")
+
+
+def test_latencies_at_two_rates_say_nothing_about_each_other() -> None:
+    capacity = Capacity(10**9, 99, 100.0, None, ())
+    old, new = (dataclasses.replace(noisy("m", ns, seed=1), capacity=capacity) for ns in (1e6, 2e6))
+    found = compare(report_of(old), report_of(new), rules=[Rule.parse("p99+5%"), Rule.parse("throughput-5%")])
+    assert [change.ratio is None for change in found.changes] == [True, True, False]
+    assert [(broken.rule, broken.certain) for broken in found.broken] == [("p99+5%", False), ("throughput-5%", True)]
+    assert "at its own highest rate" in found.broken[0].text
 
 
 def test_subjects_are_matched_by_name_and_the_only_ones_anyway() -> None:
@@ -96,7 +109,9 @@ def test_subjects_in_one_report_only_are_told() -> None:
     assert found.warnings == ("a is in one report only", "d is in one report only")
 
 
-@pytest.mark.parametrize("text", ["", "p99", "p99+5", "p98+5%", "p99-5%", "throughput+5%", "p99+x%", "p99+5%%"])
+@pytest.mark.parametrize(
+    "text", ["", "p99", "p99+5", "p98+5%", "p99-5%", "throughput+5%", "throughput-100%", "p99+x%", "p99+5%%"]
+)
 def test_what_is_not_a_rule_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is not a rule"):
         Rule.parse(text)

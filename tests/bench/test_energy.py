@@ -1,5 +1,6 @@
 """RAPL as a directory of the kernel's files; a GPU's counter is a test of its own where there is a GPU."""
 
+import ctypes
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,11 @@ def test_without_a_counter_there_is_a_reason(tmp_path: Path, package: Path) -> N
 def test_a_gpu_provider_is_not_charged_to_the_cpu(package: Path) -> None:
     meter, reason = find_meter(("cuda", "cpu"), package.parent)
     assert meter.source.startswith("NVML") if meter else reason.startswith("NVML: ")
+
+
+def test_a_driver_that_lacks_the_function_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = ctypes.CDLL(None)  # what this process has loaded, and no NVML in it
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: everything)
+    meter, reason = find_meter(("cuda",))
+    assert meter is None
+    assert reason.startswith("NVML: ") and "nvmlInit_v2" in reason

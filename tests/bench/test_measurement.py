@@ -1,11 +1,11 @@
 import dataclasses
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,12 @@ def test_a_bound_that_nothing_keeps_is_told(samples_path: Path) -> None:
         measure([sleeping("a", 0.002)], samples_path, workload)
 
 
+def test_a_search_without_time_for_enough_queries_says_that(samples_path: Path) -> None:
+    workload = dataclasses.replace(QUICK, scenario="server", latency_bound_ms=60_000.0, max_seconds=0.001)
+    with pytest.raises(BenchmarkError, match=r"arrive within max_seconds 0.001, too few to judge p99 .*max_seconds"):
+        measure([sleeping("a", 0.002)], samples_path, workload)
+
+
 def test_callers_beside_each_other_answer_more(samples_path: Path) -> None:
     workload = dataclasses.replace(QUICK, scenario="offline", concurrency=4)
     result = measure([sleeping("a", 0.02)], samples_path, workload)["a"]
@@ -203,6 +209,13 @@ def test_a_single_input_is_doubted(clock: FakeClock) -> None:
     assert any("every run had the same input" in warning for warning in report.warnings)
 
 
+def test_a_single_input_of_a_sweep_is_doubted_too(samples_path: Path) -> None:
+    """Three rows are one batch of three."""
+    subjects = [sleeping(f"batch={n}", 0, batch=n, samples_path=str(samples_path), point=str(n)) for n in (1, 3)]
+    report = measure(subjects, samples_path, QUICK)
+    assert any("every run had the same input" in warning for warning in report.warnings)
+
+
 PARENT = """
 import contextlib, signal, sys
 from edgeai.bench import Subject, Workload, measure
@@ -236,6 +249,8 @@ def parent(samples_path: Path, tmp_path: Path) -> Any:
         process_group=0,
     )
     assert process.stdout is not None
+    alarm = threading.Timer(60, process.kill)  # the lines end then, and the tests find no workers
+    alarm.start()
     measured: set[str] = set()
     for line in process.stdout:
         label, _, name = line.strip().partition(" ")
@@ -243,6 +258,7 @@ def parent(samples_path: Path, tmp_path: Path) -> Any:
             measured.add(name)
         if len(measured) == 2:
             break
+    alarm.cancel()
     yield process
     process.kill()
     process.communicate()
@@ -252,21 +268,18 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def eventually(condition: Callable[[], bool]) -> bool:
-    end = time.monotonic() + 10
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.02)
-    return condition()
-
-
-def running(pid: int) -> bool:
+def ended(watched: list[int]) -> bool:
+    """Do the processes of these file descriptors (pidfd_open(2)) end?"""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+        return all(select.select([one], [], [], 10)[0] for one in watched)
+    finally:
+        for one in watched:
+            os.close(one)
 
 
-needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+needs_proc = pytest.mark.skipif(
+    not (Path("/proc/self/task").exists() and hasattr(os, "pidfd_open")), reason="needs Linux's /proc and pidfd_open"
+)
 
 
 @needs_proc
@@ -274,6 +287,7 @@ def test_ctrl_c_in_a_comparison_saves_it_and_leaves_no_process(parent: Any, tmp_
     workers = children(parent.pid)
     assert len(workers) == 2
     assert not {os.getpgid(worker) for worker in workers} & {parent.pid}, "a terminal's Ctrl-C must not reach them"
+    watched = [os.pidfd_open(worker) for worker in workers]
     os.killpg(parent.pid, signal.SIGINT)
     _, errors = parent.communicate(timeout=20)
     assert parent.returncode == 0, errors
@@ -282,13 +296,14 @@ def test_ctrl_c_in_a_comparison_saves_it_and_leaves_no_process(parent: Any, tmp_
     assert all(result.blocks for result in report.subjects)
     assert report["b"].verdict in (NOT_RESOLVED, FASTER, SLOWER)
     assert json.loads((tmp_path / "report.json").read_text())["interrupted"] is True
-    assert not any(map(running, workers))
+    assert ended(watched)
 
 
 @needs_proc
 def test_a_killed_parent_leaves_no_orphans_and_no_half_report(parent: Any, tmp_path: Path) -> None:
     workers = children(parent.pid)
     assert len(workers) == 2
+    watched = [os.pidfd_open(worker) for worker in workers]
     parent.kill()
-    assert eventually(lambda: not any(map(running, workers)))
+    assert ended(watched)
     assert not list(tmp_path.glob("report*"))

@@ -1,7 +1,8 @@
 """Real worker processes."""
 
 import os
-import time
+import select
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,21 @@ def subject(function: str, **arguments: Any) -> Subject:
     return Subject(function, f"bench_engines:{function}", arguments)
 
 
-def gone(pid: int, *, within_seconds: float = 10) -> bool:
-    end = time.monotonic() + within_seconds
-    while time.monotonic() < end:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.02)
-    return False
+@pytest.fixture
+def hung(samples_path: Path, tmp_path: Path) -> Iterator[WorkerProcess]:
+    """A worker in the middle of a run that does not end."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)  # it does not wait for a writer, select does
+    with WorkerProcess(subject("hanging", fifo=str(fifo))) as worker:
+        worker.build(samples_path, QUICK)
+        assert worker._process.stdin is not None
+        worker._process.stdin.write('{"do": "warm_up"}\n')
+        worker._process.stdin.flush()
+        assert select.select([reader], [], [], 20)[0]
+        assert worker._process.poll() is None
+        yield worker
+    os.close(reader)
 
 
 @pytest.mark.parametrize("factory", ["", "module", "module:", ":function", "a b:c", "module:function()"])
@@ -140,22 +145,13 @@ def test_a_killed_worker_is_told_with_its_last_words(samples_path: Path) -> None
             worker.block(10, budget_ns=NS)  # and again, though nobody reads the pipe any more
 
 
-def test_a_hung_engine_ends_with_its_parent_s_pipe(samples_path: Path, tmp_path: Path) -> None:
-    with WorkerProcess(subject("hanging", pid_file=str(tmp_path / "pid"))) as worker:
-        worker.build(samples_path, QUICK)
-        process = worker._process
-        assert process.stdin is not None
-        process.stdin.write('{"do": "warm_up"}\n')
-        process.stdin.flush()
-        assert not gone(worker.pid, within_seconds=0.3)
-        process.stdin.close()
-        assert process.wait(timeout=10) == 0
+def test_a_hung_engine_ends_with_its_parent_s_pipe(hung: WorkerProcess) -> None:
+    assert hung._process.stdin is not None
+    hung._process.stdin.close()
+    assert hung._process.wait(timeout=10) == 0
 
 
-def test_leaving_kills_what_hangs(samples_path: Path, tmp_path: Path) -> None:
-    with WorkerProcess(subject("hanging", pid_file=str(tmp_path / "pid"))) as worker:
-        worker.build(samples_path, QUICK)
-        assert worker._process.stdin is not None
-        worker._process.stdin.write('{"do": "warm_up"}\n')
-        worker._process.stdin.flush()
-    assert gone(worker.pid)
+def test_leaving_kills_what_hangs(hung: WorkerProcess) -> None:
+    hung.__exit__(None, None, None)
+    with pytest.raises(ProcessLookupError):
+        os.kill(hung.pid, 0)

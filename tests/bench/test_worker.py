@@ -7,6 +7,7 @@ import os
 import queue
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,8 @@ def test_main_moves_the_protocol_out_of_a_library_s_reach(samples_path: Path) ->
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)},
     )
+    alarm = threading.Timer(60, process.kill)
+    alarm.start()
     with process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -129,6 +132,7 @@ def test_main_moves_the_protocol_out_of_a_library_s_reach(samples_path: Path) ->
         assert "create_ns" in json.loads(process.stdout.readline())["reply"]["phases"]
         refused = process.stdout.readline()
         rest, errors = process.communicate(timeout=20)
+    alarm.cancel()
     assert refused == b'{"error": ["ProviderError", "cuda does not run here", "use cpu"]}\n'
     assert rest == b""
     assert b"banner of a library" in errors

@@ -21,6 +21,10 @@ from edgeai.samples import Samples
             {"scenario": "server", "rate": 9.0, "tail_percent": 98},
             "tail_percent must be one of 50, 90, 95, 97, 99, got 98",
         ),
+        (
+            {"scenario": "server", "rate": 9.0, "latency_bound_ms": 9.0},
+            "a rate is given, so none is searched within latency_bound_ms; leave one out",
+        ),
         ({"rate": 9.0}, "rate means nothing in scenario single (use server)"),
         (
             {"scenario": "offline", "latency_bound_ms": 9.0},

@@ -64,6 +64,9 @@ def test_a_page_and_a_report_in_one_run(exported: Paths, tmp_path: Path, capsys:
         ("--rate", "5"),
         ("--scenario", "server", "--bound", "5", "--tail", "98"),
         ("--axis", "nothing=3"),
+        ("--axis", "batch=1", "--axis", "batch=2"),
+        ("--tail", "90"),
+        ("--scenario", "server", "--rate", "5", "--tail", "90"),
     ],
 )
 def test_what_makes_no_sense_is_usage(
