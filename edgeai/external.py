@@ -27,8 +27,9 @@ _MESSAGES: Mapping[str, Mapping[int, str]] = {
     "Entry": {},
 }
 _METADATA = 14  # Model.metadata_props
-_GRAPH, _NODE, _NAME = 7, 1, 3  # Model.graph, Graph.node, Node.name
-_COMPILED = b"\x22\x09EPContext"  # Node.op_type as it is written, also within nested graphs
+_NODES = {7: 1, 25: 7}  # Model.graph and Graph.node, Model.functions and Function.node
+_NAME, _OP_TYPE = 3, 4  # of Node
+_COMPILED = b"EPContext"
 _DEEPEST = 100  # protobuf's own limit
 _LENGTH_DELIMITED = 2
 _FIXED_BYTES = {1: 8, 5: 4}
@@ -45,7 +46,7 @@ def external_files(path: str | Path) -> tuple[str, ...]:
             if os.fstat(stream.fileno()).st_size == 0:
                 raise ModelFormatError(f"{path}: not an ONNX model (the file is empty)")
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                if data[4:8] == b"ORTM":
+                if _is_ort_format(path, data):
                     return ()
                 return tuple(dict.fromkeys(_locations(data, 0, len(data), "Model", _DEEPEST)))
     except OSError as error:
@@ -80,18 +81,17 @@ def refuse_outside(path: str | Path) -> tuple[str, ...]:
 def compiled_nodes(path: str | Path) -> tuple[str, ...]:
     """Names of the EPContext nodes: code that some execution provider compiled. Nodes of subgraphs count as outermost.
 
+    The name is empty for one that has none, and for those of a file that is not understood and yet speaks of them.
     What cannot be read has none: whoever opens the model says what is wrong with it.
     """
     try:
         with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            if data[4:8] == b"ORTM":
-                return ("in ONNX Runtime's own format",) if data.find(b"EPContext") >= 0 else ()
-            return tuple(
-                next((data[i:j].decode() for _, i, j in _only(data, begin, end, _NAME)), "")
-                for _, start, stop in _only(data, 0, len(data), _GRAPH)
-                for _, begin, end in _only(data, start, stop, _NODE)
-                if data.find(_COMPILED, begin, end) >= 0
-            )
+            if _is_ort_format(path, data):
+                return ("in ONNX Runtime's own format",) if data.find(_COMPILED) >= 0 else ()
+            try:
+                return tuple(_compiled(data))
+            except ValueError:  # protobuf's parser forgives what this one does not
+                return ("",) if data.find(_COMPILED) >= 0 else ()
     except (OSError, ValueError):
         return ()
 
@@ -124,6 +124,30 @@ def _locations(data: mmap.mmap, start: int, end: int, message: str, depth: int) 
             yield from _locations(data, begin, stop, kind, depth - 1)
     if strings.get(1) == b"location":
         yield strings.get(2, b"").decode()
+
+
+def _is_ort_format(path: str | Path, data: mmap.mmap) -> bool:
+    """ONNX Runtime goes by the name: what is called otherwise it reads as ONNX, whatever mark it bears."""
+    return Path(path).suffix.lower() == ".ort" and data[4:8] == b"ORTM"
+
+
+def _compiled(data: mmap.mmap) -> Iterator[str]:
+    for field, start, stop in _fields(data, 0, len(data)):
+        for _, begin, end in _only(data, start, stop, _NODES[field]) if field in _NODES else ():
+            if data.find(_COMPILED, begin, end) >= 0 and _holds_compiled(data, begin, end, "Node", _DEEPEST):
+                yield next((data[i:j].decode(errors="replace") for _, i, j in _only(data, begin, end, _NAME)), "")
+
+
+def _holds_compiled(data: mmap.mmap, start: int, end: int, message: str, depth: int) -> bool:
+    if not depth:
+        raise ValueError("messages are nested too deep")
+    for field, begin, stop in _fields(data, start, end):
+        if message == "Node" and field == _OP_TYPE and data[begin:stop] == _COMPILED:
+            return True
+        kind = _MESSAGES[message].get(field)
+        if kind in ("Graph", "Node", "Attribute") and _holds_compiled(data, begin, stop, kind, depth - 1):
+            return True
+    return False
 
 
 def _only(data: mmap.mmap, start: int, end: int, number: int) -> Iterator[tuple[int, int, int]]:

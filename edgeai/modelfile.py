@@ -101,7 +101,7 @@ def draft(
             _save_with_data(model, written)
         else:
             ir.external_data.load_to_model(model)
-            ir.save(model, written, format="protobuf")
+            _write(model, written)
         check(written, shown_as=path)
         yield dataclasses.replace(artifact, path=written)
 
@@ -126,7 +126,7 @@ def save(
 
 def _save_with_data(model: ir.Model, path: Path) -> None:
     data = path.with_name("weights")
-    ir.save(model, path, format="protobuf", external_data=data.name)
+    _write(model, path, external_data=data.name)
     final = f"{path.stem}-{sha256(data)[:16]}.data"
     os.replace(data, path.with_name(final))
     _point_to(path, data.name, final)
@@ -142,7 +142,27 @@ def _point_to(path: Path, old: str, new: str) -> None:
                     new, tensor.offset, tensor.length, tensor.dtype,
                     shape=tensor.shape, name=tensor.name, base_dir=tensor.base_dir,
                 )  # fmt: skip
-    ir.save(model, path, format="protobuf")
+    _write(model, path)
+
+
+def _write(model: ir.Model, path: Path, *, external_data: str | None = None) -> None:
+    """Nothing is stated of initializers beside their tensors, which have dtype and shape.
+
+    Tools that transpose a weight forget what is stated elsewhere (`onnxruntime.quantization.quantize_dynamic`), and
+    what exporters note of a weight (`metadata_props`) would be a `value_info` without a type.
+    """
+    values = [value for graph in model.graphs() for value in graph.initializers.values()]
+    plain = [value for value in values if not (value.is_graph_input() or value.is_graph_output())]
+    stated = [(value, value.type, value.shape, value.doc_string, dict(value.metadata_props)) for value in plain]
+    for value in plain:
+        value.type = value.shape = value.doc_string = None
+        value.metadata_props.clear()
+    try:
+        ir.save(model, path, format="protobuf", external_data=external_data)
+    finally:
+        for value, kind, shape, text, notes in stated:
+            value.type, value.shape, value.doc_string = kind, shape, text
+            value.metadata_props.update(notes)
 
 
 def check(path: Path, *, shown_as: Path | None = None) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeai.errors import EdgeAIError, ModelFormatError, UnsafePathError
-from edgeai.external import external_files, metadata, refuse_outside
+from edgeai.external import compiled_nodes, external_files, metadata, refuse_outside
 
 
 def tensor(location: str | None, name: str = "w") -> TensorProto:
@@ -148,3 +148,44 @@ def test_metadata_is_read_without_the_graph(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes((tmp_path / "m.onnx").read_bytes()[:-3])
     assert metadata(tmp_path / "broken.onnx") == {}
     assert metadata(tmp_path / "none.onnx") == {}
+
+
+def test_the_mark_of_another_format_hides_nothing_in_an_onnx_file(tmp_path: Path) -> None:
+    """ONNX Runtime reads such a file as ONNX: it starts with a doc_string."""
+    path = save(tmp_path / "m.onnx", tensor("../outside"))
+    path.write_bytes(b"\x32\x06xxORTM" + path.read_bytes())
+    assert onnx.load_model(path, load_external_data=False).doc_string == "xxORTM"
+    with pytest.raises(UnsafePathError, match="outside its directory"):
+        refuse_outside(path)
+
+
+def _context() -> onnx.NodeProto:
+    return helper.make_node("EPContext", ["x"], ["y"], name="part", domain="com.microsoft", ep_cache_context=b"code")
+
+
+@pytest.mark.parametrize("kind", ["odd name", "unknown group", "long length", "function"])
+def test_compiled_code_cannot_be_hidden_in_what_protobuf_forgives(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "m.onnx"
+    if kind == "function":
+        body = helper.make_function("d", "f", ["x"], ["y"], [_context()], [helper.make_opsetid("com.microsoft", 1)])
+        save(path, tensor(None), functions=[body])
+        assert compiled_nodes(path) == ("part",)
+        return
+    data = save(path, tensor(None), nodes=(_context(),)).read_bytes()
+    if kind == "odd name":
+        data = data.replace(b"\x04part", b"\x04p\xffrt")
+    elif kind == "unknown group":
+        data += b"\xfb\x06\xfc\x06"  # field 111, begun and ended
+    else:
+        node = _context().SerializeToString()
+        longer = node.replace(b"\x22\x09EPContext", b"\x22\x89\x00EPContext")
+        graph = onnx.GraphProto.FromString(b"\x0a" + bytes([len(longer)]) + longer)
+        assert graph.node[0].op_type == "EPContext"
+        data = b"\x3a" + bytes([len(longer) + 2]) + b"\x0a" + bytes([len(longer)]) + longer
+    path.write_bytes(data)
+    assert len(compiled_nodes(path)) == 1
+
+
+def test_what_only_speaks_of_compiled_code_has_none(tmp_path: Path) -> None:
+    node = helper.make_node("Relu", ["w"], ["r"], name="EPContext", doc_string="no EPContext")
+    assert compiled_nodes(save(tmp_path / "m.onnx", tensor(None), nodes=(node,))) == ()

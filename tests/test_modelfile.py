@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnxruntime.quantization import quantize_dynamic
 
 from edgeai import modelfile, ort
 from edgeai.artifact import Artifact
@@ -64,6 +65,41 @@ def test_large_weights_go_to_one_file_named_by_its_content(tmp_path: Path) -> No
     before = answer(tmp_path / "m.onnx")
     modelfile.save(model(1), artifact(tmp_path / "m.onnx"), external_above_bytes=1000, overwrite=True)
     assert np.abs(answer(tmp_path / "m.onnx") - before).max() > 0.1
+
+
+@pytest.mark.parametrize("limit", [None, 1000])
+def test_of_weights_nothing_is_stated_beside_their_tensors(tmp_path: Path, limit: int | None) -> None:
+    made = model()
+    weight = made.graph.initializers["w"]
+    weight.metadata_props["note"], weight.doc_string = "of an exporter", "a weight"
+    modelfile.save(made, artifact(tmp_path / "m.onnx"), external_above_bytes=limit)
+    proto = onnx.load(tmp_path / "m.onnx", load_external_data=False)
+    assert not {info.name for info in proto.graph.value_info}
+    assert modelfile.load(tmp_path / "m.onnx").graph.initializers["w"].shape == (64, 32)
+    # what was written is not changed by it
+    assert (weight.shape, weight.dtype, weight.doc_string) == ((64, 32), ir.DataType.FLOAT, "a weight")
+    assert weight.metadata_props == {"note": "of an exporter"}
+
+
+def test_a_weight_that_is_an_input_or_an_output_stays_declared(tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 20]>
+        g (float[2] x, float[2] w) => (float[2] y, float[2] v) <float[2] v = {3, 4}> { y = Mul(x, w) }""")
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(2, np.float32), "w"))
+    modelfile.save(ir.from_proto(proto), Artifact(tmp_path / "m.onnx"))
+    written = onnx.load(tmp_path / "m.onnx").graph
+    assert all(value.type.tensor_type.elem_type for value in (*written.input, *written.output))
+
+
+def test_an_exporters_file_can_be_quantized_by_onnx_runtime_itself(tmp_path: Path) -> None:
+    """It transposes the weight of such a Gemm, and then infers shapes strictly."""
+    proto = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 20]>
+        g (float[n,64] x) => (float[n,32] y) <float[32,64] w> { y = Gemm<transB = 1>(x, w) }""")
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((32, 64), np.float32), "w"))
+    proto.graph.value_info[0].metadata_props.add(key="note", value="of an exporter")
+    modelfile.save(ir.from_proto(proto), Artifact(tmp_path / "m.onnx"))
+    onnx.checker.check_model(tmp_path / "m.onnx")
+    quantize_dynamic(tmp_path / "m.onnx", tmp_path / "q.onnx")
+    assert answer(tmp_path / "q.onnx").shape == (2, 32)
 
 
 @pytest.mark.parametrize("external_above_bytes", [None, 1000])

@@ -25,6 +25,8 @@ from edgeai.verification import EXACT
 _PASSES = (*FORMS["gqa"].passes, KeepLogits())
 # Tokens run at once, and then how many to forget: a prompt in pieces, single tokens, guesses that were wrong.
 _STEPS = ((7, 0), (1, 0), (1, 0), (5, 3), (3, 0), (1, 0), (1, 9), (4, 4), (1, 0))
+# Of the buffers that are tried: some of it is always free. All that the model may know at once could be gigabytes.
+_MOST = 64
 
 
 def share_cache(
@@ -54,7 +56,7 @@ def share_cache(
             why = refused[0]["reason"] if refused else "not every layer's attention was recognized"
             raise OptimizationError(f"{artifact.path}: the cache cannot be written in place: {why}")
         capacity = total if isinstance(total, int) else signature.axis(str(total)).maximum
-        if reason := _objection(artifact.path, done.path, signature, capacity):
+        if reason := _objection(artifact.path, done.path, signature, min(capacity, _MOST)):
             raise OptimizationError(f"{out} is not written: with its cache in place {reason}")
     return dataclasses.replace(done, path=out)
 

@@ -53,9 +53,8 @@ class Int8Static:
     target's CPU would clamp sums that calibration shows to be possible (`saturation`). `exclude` names nodes that stay
     float. `float_biases` is for TensorRT (`int8_for`); CPUs have no integer kernel for products with one.
     ConvTranspose multiplies floats, with weights that are stored as integers. `embeddings`: look-up tables too, as
-    int8-dynamic does. `cache`: a directory that keeps
-    calibrations, so that the next recipe on the same model and samples need not observe again, and an interrupted one
-    continues.
+    int8-dynamic does. `cache`: a directory that keeps calibrations, so that the next recipe on the same model and
+    samples need not observe again, and an interrupted one continues.
 
     Raises UsageError for a pair of types that has no kernels and for options out of their range.
     """
@@ -109,7 +108,10 @@ class Int8Static:
         ranges, marks = self._ranges(nodes, calibration)
         nodes = [node for node in nodes if is_float(node, ranges)]
         _refuse_none(nodes, marks)
-        clamped = saturation(nodes if self.weight_type == "int8" else (), ranges, calibration, self.per_channel)
+        clamped = saturation(
+            nodes if self.weight_type == "int8" else (), ranges, calibration,
+            per_channel=self.per_channel, symmetric=self.symmetric_activations,
+        )  # fmt: skip
         reduce_range = clamped.needs_reduced_range(setting.target) if self.reduce_range is None else self.reduce_range
         types = Types(
             self.activation_type, self.weight_type, self.per_channel, self.symmetric_activations, reduce_range,

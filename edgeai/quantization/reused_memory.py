@@ -13,7 +13,9 @@ from collections.abc import Iterator
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT = (1 << 31) - 1  # mallopt takes an int
-_USUAL = 128 << 10  # glibc's own defaults for both
+# Where glibc's thresholds end in a process that frees large buffers. Once set they no longer grow by themselves, and
+# at the 128 KiB that they begin with every array would cost new pages from then on.
+_AFTERWARDS = 32 << 20
 
 
 @contextlib.contextmanager
@@ -26,14 +28,14 @@ def reused_memory() -> Iterator[None]:
     if libc is None or not hasattr(libc, "mallopt"):
         yield
         return
-    _set(libc, _KEPT)
+    _set(libc, _KEPT, _KEPT)
     try:
         yield
     finally:
-        _set(libc, _USUAL)
+        _set(libc, _AFTERWARDS, 2 * _AFTERWARDS)
         libc.malloc_trim(0)
 
 
-def _set(libc: ctypes.CDLL, size: int) -> None:
-    libc.mallopt(_MMAP_THRESHOLD, size)
-    libc.mallopt(_TRIM_THRESHOLD, size)
+def _set(libc: ctypes.CDLL, mmap: int, trim: int) -> None:
+    libc.mallopt(_MMAP_THRESHOLD, mmap)
+    libc.mallopt(_TRIM_THRESHOLD, trim)

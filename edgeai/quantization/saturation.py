@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from edgeai.machine import Machine
 from edgeai.quantization.calibration import Calibration
-from edgeai.quantization.integer_nodes import WEIGHTED
+from edgeai.quantization.integer_nodes import WEIGHTED, watched
 from edgeai.quantization.ranges import Range
 from edgeai.quantization.weights import quantize_weight
 from edgeai.spec import Array
@@ -43,20 +43,30 @@ class Saturation:
 
 
 def saturation(
-    nodes: Iterable[ir.Node], ranges: Mapping[str, Range], calibration: Calibration, per_channel: bool
+    nodes: Iterable[ir.Node],
+    ranges: Mapping[str, Range],
+    calibration: Calibration,
+    *,
+    per_channel: bool,
+    symmetric: bool,
 ) -> Saturation:
-    """Of the MatMul, Gemm and Conv nodes whose weights become int8 with all eight bits and activations uint8."""
+    """Of the MatMul, Gemm and Conv nodes whose weights become int8 with all eight bits.
+
+    `symmetric`: zero is the middle of the activations' range, so that a silent channel stands at 128. Activations may
+    be uint8 or int8, which kernels shift to uint8.
+    """
     pairs, clamped, shares = 0, 0, {}
     for node in nodes:
         value, weight = node.inputs[:2] if node.op_type in WEIGHTED else (None, None)
         found = ranges.get(str(value.name)) if value is not None else None
         if value is None or weight is None or weight.const_value is None or found is None:
             continue
-        seen = calibration.tensors.get(str(value.name))
-        channels = seen.channels if seen is not None else None
+        if symmetric:
+            found = Range(-max(-found.low, found.high), max(-found.low, found.high))
+        largest = _largest(calibration, node, str(value.name))
         over, of = 0, 0
         for matrix, inputs in _matrices(node, weight.const_value.numpy()):
-            low, high = _integers(found, None if channels is None else channels.largest, inputs)
+            low, high = _integers(found, largest, inputs)
             integers = quantize_weight(
                 matrix, dtype="int8", per_channel=per_channel, reduce_range=False, name=str(weight.name)
             )
@@ -100,9 +110,16 @@ def _matrices(node: ir.Node, weight: Array) -> Iterable[tuple[Array, Array]]:
     return [(grouped[group].reshape(taps * inside, outputs), rows + group * inside) for group in range(groups)]
 
 
+def _largest(calibration: Calibration, node: ir.Node, name: str) -> Array | None:
+    """Of each channel that `node` sums over; None where another reader of the tensor has channels on another axis."""
+    seen = calibration.tensors.get(name)
+    channels = seen.channels if seen is not None else None
+    return channels.largest if channels is not None and channels.axis == watched([node])[name] else None
+
+
 def _integers(found: Range, largest: Array | None, inputs: Array) -> tuple[Array, Array]:
     """The smallest and the largest integer of each input, from the largest magnitude of its channel."""
-    if largest is None or len(largest) <= inputs.max(initial=-1):  # not watched by these channels
+    if largest is None or len(largest) <= inputs.max(initial=-1):
         return np.zeros(len(inputs)), np.full(len(inputs), _LEVELS)
     step = (found.high - found.low) / _LEVELS
     zero = round(-found.low / step)

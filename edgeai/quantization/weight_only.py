@@ -93,7 +93,8 @@ class WeightOnly(abc.ABC):
                 advance()
         stored = store_weights(others, setting.store)
         if not (stored or any(matrix.products for matrix in matrices)):
-            raise QuantizationError(f"{setting.source}: its weights are so small that integers take more room")
+            why = "its weights are so small that integers take more room" if matrices or others else "all is excluded"
+            raise QuantizationError(f"{setting.source}: nothing to quantize: {why}")
         errors |= stored
         tidy(model)
         shared = sorted(str(matrix.source.name) for matrix in matrices if matrix.lookups and matrix.products)

@@ -99,6 +99,17 @@ def test_a_decoder_reads_no_length_from_its_cache(write: Callable[..., Artifact]
         assert cache.advance(np.array([[1, 2, 3]]), np.ones((1, 3), np.int64), keep=2).shape == (1, 2, 20)
 
 
+def test_a_context_that_no_memory_holds_is_not_allocated_to_prove_it(
+    write: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    artifact = decoder(write)
+    assert artifact.signature is not None
+    axes = tuple(dataclasses.replace(axis, maximum=1 << 50) for axis in artifact.signature.axes if axis.name == "p+s")
+    signature = dataclasses.replace(artifact.signature, axes=(*artifact.signature.axes[:3], *axes))
+    done = share_cache(dataclasses.replace(artifact, signature=signature), out=tmp_path / "o.onnx")
+    assert metadata(done.path)[CACHE_KEY] == IN_PLACE
+
+
 @pytest.mark.parametrize(
     ("spoil", "mixed", "reason"),
     [

@@ -62,12 +62,12 @@ _TIMEOUT_S = 240
 def quantized(
     write: Callable[..., Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Artifact]:
-    """quantized(recipe, target, weight) -> the planted model, made for `target` on whatever machine this is."""
+    """quantized(recipe, target, weight, rows) -> the planted model, made for `target` on whatever machine this is."""
 
-    def quantized(recipe: Any, target: Machine, weight: np.ndarray = _PLANTED) -> Artifact:
+    def quantized(recipe: Any, target: Machine, weight: np.ndarray = _PLANTED, rows: np.ndarray = _ROWS) -> Artifact:
         monkeypatch.setattr("edgeai.quantization.quantizing.machine", lambda: target)
         out = tmp_path / f"{len(list(tmp_path.iterdir()))}.onnx"
-        return quantize(write(_BODY, W=weight), recipe, samples=Samples.from_rows({"x": _ROWS}), out=out)
+        return quantize(write(_BODY, W=weight), recipe, samples=Samples.from_rows({"x": rows}), out=out)
 
     return quantized
 
@@ -111,6 +111,31 @@ def test_all_bits_are_used_where_calibration_shows_that_the_sums_fit(
     assert made.lineage[-1].options["reduce_range"] is False
     assert made.lineage[-1].options["saturation"] == {"pairs": 32 * 32, "clamped": 0, "nodes": {}}
     assert _error(answers(made.path, {"x": _ROWS})[0], _HARMLESS) < 0.01
+
+
+@pytest.mark.parametrize("activation_type", ["uint8", "int8"])
+def test_with_zero_in_the_middle_a_silent_channel_counts(
+    activation_type: Any, quantized: Callable[..., Artifact], answers: Callable[..., list[np.ndarray]]
+) -> None:
+    rows = (_ROWS * np.where(np.arange(64) % 2, 0.001, 1.0)).astype(np.float32)
+    for symmetric in (False, True):
+        recipe = Int8Static(activation_type=activation_type, symmetric_activations=symmetric)
+        made = quantized(recipe, HASWELL, rows=rows)
+        assert made.lineage[-1].options["reduce_range"] is symmetric
+        wanted, found = rows @ _PLANTED, answers(made.path, {"x": rows})[0]
+        assert np.linalg.norm(found - wanted) < 0.02 * np.linalg.norm(wanted)
+
+
+def test_channels_that_were_watched_for_another_reader_say_nothing(
+    write: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    body = """g (float[n, 4, 5, 4] x) => (float[n, 8, 5, 4] y, float[n, 4, 5, 3] z) {
+        y = Conv(x, K) z = MatMul(x, M) }"""
+    weights = {"K": np.ones((8, 4, 1, 1), np.float32), "M": np.ones((4, 3), np.float32)}
+    rows = _RANDOM.uniform(2, 3, (4, 4, 5, 4)) * [1.0, 0.001, 1.0, 0.001]  # silent along the axis of MatMul alone
+    samples = Samples.from_rows({"x": rows.astype(np.float32)})
+    made = quantize(write(body, **weights), Int8Static(), samples=samples, out=tmp_path / "q.onnx")
+    assert made.lineage[-1].options["saturation"]["nodes"] == {"Conv_0": 1.0}
 
 
 def test_convolutions_and_transposed_weights_are_looked_at_in_the_order_of_their_sums(
