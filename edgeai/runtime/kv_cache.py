@@ -166,7 +166,7 @@ class _Bound:
         self._engine, self._session = engine, _session(engine)
         self._layout, self._batch = layout, batch
         self._binding = self._session.io_binding()
-        self._device = _DEVICES.get(self._session.get_providers()[0], "cpu")
+        self._device, self._device_id = _device(self._session)
         self._logits = np.empty(0, layout.logits_dtype)
         self._keep: Array | None = None
         if KEEP in (spec.name for spec in self._session.get_overridable_initializers()):
@@ -217,7 +217,7 @@ class InPlaceCache(_Bound):
         self.buffers: list[Any] = []  # ONNX Runtime keeps no reference to what is bound
         for past, present in layout.names.items():
             heads, size = layout.sizes[past]
-            buffer = _allocate((batch, heads, capacity, size), layout.dtype, self._device)
+            buffer = _allocate((batch, heads, capacity, size), layout.dtype, self._device, self._device_id)
             self.buffers.append(buffer)
             self._binding.bind_ortvalue_input(past, buffer)
             self._binding.bind_ortvalue_output(present, buffer)
@@ -238,11 +238,11 @@ class SwappingCache(_Bound):
     def __init__(self, engine: Engine, layout: Layout, batch: int, capacity: int) -> None:
         super().__init__(engine, layout, batch, capacity)
         self._past = {
-            name: _allocate((batch * heads * capacity * size,), layout.dtype, self._device)
+            name: _allocate((batch * heads * capacity * size,), layout.dtype, self._device, self._device_id)
             for name, (heads, size) in layout.sizes.items()
         }
         self._present = {
-            name: _allocate((batch * heads * capacity * size,), layout.dtype, self._device)
+            name: _allocate((batch * heads * capacity * size,), layout.dtype, self._device, self._device_id)
             for name, (heads, size) in layout.sizes.items()
         }
 
@@ -256,8 +256,9 @@ class SwappingCache(_Bound):
         for name, (heads, size) in self._layout.sizes.items():
             past, present = self._past[name].data_ptr(), self._present[name].data_ptr()
             shape, longer = (self._batch, heads, self.length, size), (self._batch, heads, total, size)
-            self._binding.bind_input(name, self._device, 0, dtype, shape, past)
-            self._binding.bind_output(self._layout.names[name], self._device, 0, dtype, longer, present)
+            device, number = self._device, self._device_id
+            self._binding.bind_input(name, device, number, dtype, shape, past)
+            self._binding.bind_output(self._layout.names[name], device, number, dtype, longer, present)
         logits = self._run(ids, mask, keep)
         self._past, self._present = self._present, self._past
         return logits
@@ -274,10 +275,18 @@ class SwappingCache(_Bound):
         self.length = length
 
 
-def _allocate(shape: tuple[int, ...], dtype: np.dtype[Any], device: str) -> Any:
+def _device(session: Any) -> tuple[str, int]:
+    """Where an `onnxruntime.InferenceSession` computes: ONNX Runtime's name of the kind, and which one."""
+    provider = session.get_providers()[0]
+    if provider not in _DEVICES:
+        return "cpu", 0
+    return _DEVICES[provider], int(session.get_provider_options()[provider].get("device_id", 0))
+
+
+def _allocate(shape: tuple[int, ...], dtype: np.dtype[Any], device: str, number: int) -> Any:
     """An `onnxruntime.OrtValue` of that many elements, of no particular value. Raises ResourceLimitError."""
     try:
-        return onnxruntime().OrtValue.ortvalue_from_shape_and_type(shape, dtype.type, device, 0)
+        return onnxruntime().OrtValue.ortvalue_from_shape_and_type(shape, dtype.type, device, number)
     # onnxruntime's exceptions share no base below Exception.
     except Exception as error:
         size = int(np.prod(shape, dtype=np.float64)) * dtype.itemsize

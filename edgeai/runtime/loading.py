@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgeai.bundle import Bundle, is_bundle, open_bundle
 from edgeai.errors import IntegrityError, UsageError
-from edgeai.runtime.made_for import refuse_elsewhere
+from edgeai.runtime.made_for import made_for, refuse_elsewhere
 from edgeai.runtime.opening import Options
 from edgeai.runtime.providers import parse_options, resolve, short_name
 from edgeai.runtime.session import Session
@@ -45,7 +45,7 @@ def load(
         return open_session(path, settings=chosen)
     bundle = path if isinstance(path, Bundle) else open_bundle(path)
     try:
-        chosen = chosen or _recorded_settings(bundle)
+        chosen = chosen or recorded_settings(bundle)
         _refuse_elsewhere(bundle.model_path, ep, options)
         return open_session(bundle.model_path, settings=chosen, bundle=bundle)
     except BaseException:
@@ -54,12 +54,15 @@ def load(
 
 
 def _refuse_elsewhere(path: str | Path, ep: str | Sequence[str], options: Options | None) -> None:
+    if made_for(path) is None:
+        return  # most files; what is here need not be looked at
     name, *_ = resolve(ep)
     given = next((value for key, value in (options or {}).items() if short_name(key) == name), None)
     refuse_elsewhere(path, name, device_id=getattr(parse_options(name, given), "device_id", None) or 0)
 
 
-def _recorded_settings(bundle: Bundle) -> SessionSettings:
+def recorded_settings(bundle: Bundle) -> SessionSettings:
+    """The settings that a bundle was packed with. Raises IntegrityError for such that no session knows."""
     try:
         return SessionSettings.from_json(bundle.contents.settings)
     except UsageError as error:

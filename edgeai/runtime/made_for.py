@@ -48,7 +48,13 @@ class MadeFor:
         """Raises ValueError or TypeError for what `to_json` has not written."""
         data = json.loads(text)
         features = data["features"]
-        return cls(**{**data, "features": None if features is None else tuple(features)})
+        return cls(
+            **{
+                **data,
+                "features": None if features is None else tuple(map(str, features)),
+                "environment": dict(data.get("environment", {})),
+            }
+        )
 
     def differences(self, here: MadeFor) -> list[str]:
         """One phrase for everything that is not the same, this first."""

@@ -108,7 +108,7 @@ def _create_on(names: list[str], path: Path, options: Mapping[str, ProviderOptio
             session.disable_fallback()
         # onnxruntime's exceptions share no base below Exception, and bad bytes also surface as UnicodeDecodeError.
         except Exception as error:
-            if name != "cpu" and type(error).__name__ in ("EPFail", "RuntimeError", "Fail"):
+            if name != "cpu" and type(error).__name__ in ("EPFail", "RuntimeError", "RuntimeException", "Fail"):
                 raise ProviderError(
                     f"execution provider {name} does not start: {first_line(error)}", hint=PROVIDERS[name].remedy
                 ) from error

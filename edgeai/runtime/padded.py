@@ -34,6 +34,8 @@ def generate_rows(
     Options and errors are those of `generate`. What a row draws follows from the seed and its place. More prompts
     than the model's batch axis allows are refused with InputError.
     """
+    if chunk < 1:
+        raise UsageError(f"chunk = {chunk}, must be at least 1")
     texts = [prompt_ids(prompt) for prompt in prompts]
     batch = widest_batch(engine)
     if not 1 <= len(texts) <= batch:

@@ -17,10 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
 
+from edgeai.bundle import Bundle, is_bundle, open_bundle
 from edgeai.errors import DeadlineError, UsageError
 from edgeai.machine import usable_cores
 from edgeai.runtime.deadlines import due
-from edgeai.runtime.loading import load
+from edgeai.runtime.loading import load, recorded_settings
 from edgeai.runtime.session import Session
 from edgeai.runtime.settings import SessionSettings
 from edgeai.spec import Array, Feed, Signature
@@ -30,7 +31,8 @@ from edgeai.spec import Array, Feed, Signature
 class SessionPool:
     """Implements `Engine`: at most `size` runs at a time, in the threads that ask for them; the others wait their turn.
 
-    `size` is the number of usable cores unless it is given, and each run gets its share of them. The weights, packed
+    `size` is the number of usable cores unless it is given, and each run gets its share of them, whatever number of
+    threads a bundle's own settings were measured with; settings that are given say it themselves. The weights, packed
     ones included, are in memory once, however large the pool.
     """
 
@@ -47,10 +49,11 @@ class SessionPool:
         self.size = cores if size is None else size
         if self.size < 1:
             raise UsageError(f"session pool: size = {size}, must be at least 1")
-        settings = settings or SessionSettings()
         # A run's own thread works too: with one core each, no other threads are needed at all.
-        threads = settings.threads or max(1, cores // self.size)
-        self.session: Session = load(path, ep=ep, settings=replace(settings, threads=threads))
+        threads = (settings and settings.threads) or max(1, cores // self.size)
+        opened = open_bundle(path) if is_bundle(path) else path
+        chosen = settings or (recorded_settings(opened) if isinstance(opened, Bundle) else SessionSettings())
+        self.session: Session = load(opened, ep=ep, settings=replace(chosen, threads=threads))
         self.signature: Signature = self.session.signature
         self._turns = threading.BoundedSemaphore(self.size)
 

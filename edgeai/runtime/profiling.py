@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgeai.errors import ProviderError
+from edgeai.errors import ProviderError, UsageError
+from edgeai.runtime.failures import explained
+from edgeai.runtime.fitting import raw_run
 from edgeai.runtime.placement import Node, Placement
 from edgeai.runtime.providers import short_name
 from edgeai.runtime.settings import SessionSettings
@@ -71,15 +73,26 @@ class _Profiled(SessionSettings):
         return options
 
 
-def profile(create: Callable[..., tuple[Any, Any]], settings: SessionSettings, feed: Feed, *, runs: int) -> Profile:
-    """Profile `runs` runs of `feed` in a session of its own: `create(settings=...)` makes it as `opening.create` does.
+def profile(
+    create: Callable[..., tuple[Any, Any]], path: Path, settings: SessionSettings, feed: Feed, *, runs: int
+) -> Profile:
+    """Profile `runs` runs of `feed` in a session of its own: `create(path, settings=...)` makes it as `opening.create`
+    does.
 
-    Raises ProviderError if the profiler wrote nothing that can be read, such as on a full disk.
+    Raises UsageError for no runs, what `Session.run` raises for a feed that the model cannot compute, and ProviderError
+    if the profiler wrote nothing that can be read, such as on a full disk.
     """
+    if runs < 1:
+        raise UsageError(f"profile: runs = {runs}, must be at least 1")
     with tempfile.TemporaryDirectory(prefix="edgeai-profile-") as directory:
-        session, _ = create(settings=_Profiled(**asdict(settings), prefix=str(Path(directory, "run"))))
-        for _ in range(runs):
-            session.run(None, dict(feed))
+        session, _ = create(path, settings=_Profiled(**asdict(settings), prefix=str(Path(directory, "run"))))
+        call, outputs = raw_run(session), [node.name for node in session.get_outputs()]
+        try:
+            for _ in range(runs):
+                call(outputs, dict(feed), None)
+        # onnxruntime's exceptions share no base below Exception.
+        except Exception as error:
+            raise explained(error, path) from error
         try:
             events = json.loads(Path(session.end_profiling()).read_text())
         except (OSError, ValueError) as error:

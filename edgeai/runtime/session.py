@@ -199,8 +199,11 @@ class Session:
         Without feeds: generated ones, at a small usual shape and at both ends of the declared ranges. Raises what `run`
         raises, and InputError if feeds cannot be generated.
         """
-        answered = [self.run(feed).keys() for feed in (warm_up_feeds(self.signature) if feeds is None else feeds)]
-        return len(answered)
+        count = 0
+        for feed in warm_up_feeds(self.signature) if feeds is None else feeds:
+            self.run(feed)
+            count += 1
+        return count
 
     def run_samples(self, samples: Samples) -> Samples:
         """The outputs for all samples, one at a time: rows for rows where each output is one row, else feeds."""
@@ -217,7 +220,7 @@ class Session:
         Raises what `run` raises for a feed that does not fit, and what opening the model raises.
         """
         self._ready()
-        return profile(functools.partial(self._create, self.path), self.settings, self._check.exact(feed), runs=runs)
+        return profile(self._create, self.path, self.settings, self._check.exact(feed), runs=runs)
 
     @property
     def task(self) -> Task:

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 import edgeai
-from edgeai.runtime import available
 from edgeai.runtime.generation import generate
 from edgeai.runtime.padded import generate_rows
+from edgeai.runtime.providers import runs
 from edgeai.runtime.speculation import PromptLookup
 
-REASON = available()["cuda"]
+REASON = runs("cuda")
 
 
 @pytest.mark.gpu

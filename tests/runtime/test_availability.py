@@ -142,6 +142,12 @@ def test_installed_wheels_are_those_that_bring_the_package(tmp_path: Path, monke
     assert wheel_fault(found, onnxruntime.__version__) is not None
 
 
+def test_the_files_of_the_wheels_are_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = installed_wheels()
+    monkeypatch.setattr("importlib.metadata.distributions", lambda **_: pytest.fail("they are read again"))
+    assert installed_wheels() == before
+
+
 @pytest.mark.parametrize(
     ("wheels", "imported", "words"),
     [
@@ -243,6 +249,13 @@ def test_without_a_place_to_remember_it_is_asked_each_time(tmp_path: Path, monke
 def test_a_provider_is_really_asked_in_another_process() -> None:
     assert probing.probe("cpu") is None
     assert probing.probe("cudo") == "there is no execution provider 'cudo'"
+
+
+def test_a_plugin_that_writes_no_text_is_still_answered_for(package: Package) -> None:
+    package(
+        "import os\ndef get_library_path():\n    os.write(2, b'\\xff\\xfe driver\\n')\n    raise OSError('no driver')\n"
+    )
+    assert "no driver" in str(probing.probe("webgpu"))
 
 
 def test_a_plugin_that_takes_forever_is_given_up(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -18,7 +19,15 @@ from onnx import TensorProto, helper
 
 import edgeai
 from edgeai.artifact import Artifact
-from edgeai.errors import ExistsError, ModelFormatError, ProviderError, UnsafePathError, UntrustedCodeError, UsageError
+from edgeai.errors import (
+    ExistsError,
+    ModelFormatError,
+    ProviderError,
+    StorageError,
+    UnsafePathError,
+    UntrustedCodeError,
+    UsageError,
+)
 from edgeai.external import compiled_nodes, metadata
 from edgeai.runtime import compiling, engine_cache
 from edgeai.runtime import made_for as made_for_module
@@ -141,6 +150,26 @@ def test_a_register_that_others_could_write_is_not_believed(tmp_path: Path) -> N
     os.chmod(tmp_path / "cache" / "compiled", 0o777)
     with pytest.raises(UnsafePathError, match="could be written to by others"):
         refuse_untrusted(path)
+
+
+def test_without_a_place_for_the_register_nothing_is_trusted_and_nothing_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_context(tmp_path / "m.onnx", "part0")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EDGEAI_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UntrustedCodeError, match="compiled elsewhere"):
+        refuse_untrusted(path)
+    with pytest.raises(StorageError, match="cannot be remembered"):
+        remember(path)
+
+
+@pytest.mark.parametrize("odd", [{"environment": [1]}, {"environment": 1}, {"features": 1}])
+def test_a_note_of_another_shape_cannot_be_read(odd: dict[str, Any]) -> None:
+    whole = {"onnxruntime": "1", "architecture": "x86_64", "features": None, "provider": "cpu", "environment": {}}
+    assert MadeFor.from_json(json.dumps(whole)).differences(MadeFor.from_json(json.dumps(whole))) == []
+    with pytest.raises((ValueError, TypeError)):
+        MadeFor.from_json(json.dumps(whole | odd))
 
 
 class Compiler:

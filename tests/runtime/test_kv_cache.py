@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -11,7 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeai.errors import InputError, UsageError
-from edgeai.runtime.kv_cache import Cache, HandedCache, InPlaceCache, Layout, SwappingCache, open_cache
+from edgeai.runtime import kv_cache
+from edgeai.runtime.kv_cache import (
+    CACHE_KEY,
+    IN_PLACE,
+    Cache,
+    HandedCache,
+    InPlaceCache,
+    Layout,
+    SwappingCache,
+    open_cache,
+)
 from edgeai.runtime.session import Session
 from edgeai.spec import Signature, TensorSpec
 
@@ -54,6 +67,25 @@ def test_pieces_and_truncations_give_what_one_run_gives(
         ids = ids[: round(share * len(ids))]
         cache.truncate(len(ids))
         assert cache.length == len(ids)
+
+
+@pytest.mark.parametrize("kind", ["swapping", "in place"])
+def test_the_cache_lies_on_the_device_that_its_session_was_given(
+    engines: Engines, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = MagicMock()  # of the second GPU: no machine of the tests has one
+    session.get_providers.return_value = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    session.get_provider_options.return_value = {"CUDAExecutionProvider": {"device_id": "1"}}
+    session.get_overridable_initializers.return_value = []
+    session.get_modelmeta().custom_metadata_map = {CACHE_KEY: IN_PLACE} if kind == "in place" else {}
+    allocate = MagicMock()
+    monkeypatch.setattr(kv_cache, "_allocate", allocate)
+    engine: Any = SimpleNamespace(signature=engines[kind].signature, _session=session)
+    advance(open_cache(engine, 1, 8), [1, 2])
+    binding = session.io_binding()
+    bound = [call.args[1:3] for call in (*binding.bind_input.mock_calls, *binding.bind_output.mock_calls)]
+    places = {call.args[-2:] for call in allocate.mock_calls if call.args} | {one for one in bound if one[0] == "cuda"}
+    assert places == {("cuda", 1)}
 
 
 def test_what_lies_behind_the_end_of_a_shared_buffer_is_never_read(engines: Engines) -> None:

@@ -18,6 +18,7 @@ from edgeai.machine import machine
 from edgeai.runtime import golden as golden_module
 from edgeai.runtime.golden import relative_error, verify_bundle
 from edgeai.runtime.loading import load
+from edgeai.runtime.providers import availability
 from edgeai.runtime.settings import SessionSettings
 from edgeai.runtime.tasks import Prediction
 from edgeai.samples import Samples
@@ -78,6 +79,13 @@ def test_a_bundle_runs_with_its_own_settings(tmp_path: Path, double: Path, name:
 def test_a_bare_model_runs(double: Path) -> None:
     with load(str(double), ep=("cpu",), settings=SessionSettings(threads=1)) as session:
         assert session.bundle is None
+
+
+def test_the_provider_is_looked_for_once(double: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+    monkeypatch.setattr(availability, "runs", lambda name: asked.append(name) or (None if name == "cpu" else "no"))
+    load(double, ep="auto").close()
+    assert len(asked) == len(set(asked)) > 1
 
 
 def test_settings_that_no_session_knows_make_the_bundle_unusable(tmp_path: Path, double: Path) -> None:

@@ -68,6 +68,11 @@ def test_no_more_prompts_than_the_model_takes(engines: Engines) -> None:
             generate_rows(scripted([1]), prompts, max_new_tokens=1)
 
 
+def test_a_prompt_comes_in_pieces_of_something() -> None:
+    with pytest.raises(UsageError, match="chunk = 0, must be at least 1"):
+        generate_rows(scripted([1]), [[1]], max_new_tokens=1, chunk=0)
+
+
 def test_groups_take_no_item_too_early() -> None:
     source = iter(range(5))
     groups = in_groups(source, 2)

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from edgeai.errors import InputError, ProviderError
+from edgeai.errors import InputError, ProviderError, UsageError
 from edgeai.runtime.placement import Node, Placement
 from edgeai.runtime.profiling import Kernel, Profile
 from edgeai.runtime.session import Session
@@ -56,6 +56,14 @@ def test_a_profile_shows_what_is_left_of_the_nodes(model: Write) -> None:
         assert found.summary.startswith("cpu 2/2 (100%); time: ")
         with pytest.raises(InputError, match="missing x"):
             session.profile({})
+        with pytest.raises(UsageError, match="runs = 0, must be at least 1"):
+            session.profile({"x": np.ones((2, 2), np.float32)}, runs=0)
+
+
+def test_a_profiled_run_that_fails_is_explained(model: Write) -> None:
+    path = model("r (float[n] x) => (float[2,m] y) <int64[2] shape = {2,-1}> { y = Reshape(x, shape) }")
+    with Session(path, ep="cpu") as session, pytest.raises(InputError, match="the model cannot compute this input"):
+        session.profile({"x": np.ones(3, np.float32)})
 
 
 def test_time_is_shared_by_provider() -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edgeai.artifact import Artifact
+from edgeai.bundle import pack
 from edgeai.errors import DeadlineError, UsageError
 from edgeai.machine import usable_cores
 from edgeai.runtime.engine import Engine
 from edgeai.runtime.pool import SessionPool
+from edgeai.runtime.session import Session
 from edgeai.runtime.settings import SessionSettings
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -31,6 +35,16 @@ def test_answers_in_order_with_the_cores_shared_out(double: Path) -> None:
         pool.run({"x": X})
     with pytest.raises(UsageError, match="size = 0, must be at least 1"):
         SessionPool(double, size=0)
+
+
+def test_a_bundle_keeps_its_own_settings_but_for_the_threads(tmp_path: Path, double: Path) -> None:
+    recorded = SessionSettings(threads=7, spinning=False, graph_level="basic")
+    path = pack(Artifact(double, signature=Session(double).signature), tmp_path / "m.zip", settings=recorded.to_json())
+    with SessionPool(path.path, size=usable_cores()) as pool:
+        assert pool.session.settings == replace(recorded, threads=1)
+        np.testing.assert_array_equal(pool.run({"x": X})["y"], 2 * X)
+    with SessionPool(path.path, size=1, settings=SessionSettings(threads=2)) as pool:
+        assert pool.session.settings == SessionSettings(threads=2)
 
 
 def test_no_more_than_its_size_run_at_once_and_waiting_ends_with_the_deadline(double: Path) -> None:

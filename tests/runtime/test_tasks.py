@@ -72,6 +72,15 @@ def test_a_batch_answers_as_single_items_do(classifier: Session) -> None:
     assert classifier.task.batch(rows) == [classifier.task(row) for row in rows] == list(classifier.task.map(rows))
 
 
+def test_a_fixed_batch_axis_is_run_as_often_as_it_takes(tmp_path: Path, model: Callable[..., Path]) -> None:
+    description = {"task": "classification", "labels": LABELS, "preprocessing": {"shape": [3]}}
+    one = model("c (float[1,3] x) => (float[1,3] logits) { logits = Identity(x) }")
+    with load(bundle(tmp_path / "m.bundle", one, description)) as session:
+        rows = list(np.eye(3, dtype=np.float32))
+        assert [answer.label for answer in session.task.batch(rows)] == LABELS
+        assert [answer.label for answer in session.task.map(rows)] == LABELS
+
+
 def test_pictures_are_classified(tmp_path: Path, model: Callable[..., Path]) -> None:
     image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     prepared = {"size": [2, 2], "resize": 3, "resample": "bilinear", "channels": 3, "scale": 1 / 255}

@@ -47,7 +47,8 @@ def _try(name: str) -> str | None:
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "edgeai.runtime.providers.probe", name],
-            env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=_LONGEST_S,
+            env={**os.environ, "PYTHONPATH": path}, capture_output=True, check=False, timeout=_LONGEST_S,
+            text=True, encoding="utf-8", errors="replace",  # vendors' code writes what it likes
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return f"it did not answer within {_LONGEST_S} s"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from dataclasses import dataclass
+from functools import cache
 
 # Distributions that bring the `onnxruntime` package (pypi.org); plug-ins have packages of their own.
 _NAMES = (
@@ -21,13 +23,16 @@ class Wheel:
 
 def installed_wheels() -> tuple[Wheel, ...]:
     """The distributions that claim the `onnxruntime` package here. More than one is a fault."""
+    return _installed(tuple(sys.path))
+
+
+@cache
+def _installed(path: tuple[str, ...]) -> tuple[Wheel, ...]:
+    """For this `sys.path`: a wheel lists thousands of files, and every `ep="auto"` asks."""
     found = []
     for name in _NAMES:
-        try:
-            distribution = importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        if any(file.parts[:1] == ("onnxruntime",) for file in distribution.files or ()):
+        distribution = next(iter(importlib.metadata.distributions(name=name, path=list(path))), None)
+        if distribution and any(file.parts[:1] == ("onnxruntime",) for file in distribution.files or ()):
             found.append(Wheel(name, distribution.version))
     return tuple(found)
 
