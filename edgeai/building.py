@@ -155,7 +155,7 @@ def build(
             eager = {"source": source, "inputs": list(inputs), "dynamic": list(dynamic), "init": dict(init or {})}
             eager |= {key: str(value) for key, value in given.items() if value is not None}
         torch = _torch_row(eager, baseline, first, data, directory, workload, seed, progress)
-        report = _report(found, tuned, torch, first, data, out)
+        report = _report(found, tuned, torch, first, out)
         progress.log(f"{found.name}: {report.chosen}: {tuned.explored.chosen.reason}")
         winner = tuned.explored.chosen
         assert winner.judged is not None
@@ -239,14 +239,13 @@ def _torch_row(
     )  # fmt: skip
 
 
-def _report(source: Source, tuned: Tuned, torch: Row, first: Agreement, data: Data, out: Path) -> BuildReport:
+def _report(source: Source, tuned: Tuned, torch: Row, first: Agreement, out: Path) -> BuildReport:
     chosen = tuned.explored.chosen
     rows = [torch]
     for trial in tuned.explored.trials:
         rows.append(_row(trial, first if trial.name == BASELINE else None))
-    metric = source.metric if data.metric is not None or source.metric else None
     verdict = next(row.verdict for row in rows if row.name == chosen.name)
-    return BuildReport(source.name, out, chosen.name, chosen.point.provider, metric, verdict, tuple(rows))
+    return BuildReport(source.name, out, chosen.name, chosen.point.provider, source.metric, verdict, tuple(rows))
 
 
 def _row(trial: Trial, known: Agreement | None) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -136,8 +137,9 @@ def _judged(
 
 def _measured(name: str, size: int, report: bench.Report, budgeted: Budgeted | None) -> Measured:
     refused = "" if budgeted is None or budgeted.holds else f"the accuracy does not hold: {budgeted.summary}"
-    ratio = ratio_of(report, name)
-    return Measured(name, size, refused=refused) if ratio is None else Measured(name, size, *ratio, refused)
+    if name == BASELINE:
+        return Measured(name, size, refused=refused)
+    return Measured(name, size, *(ratio_of(report, name) or (1.0, 0.0, math.inf)), refused)
 
 
 def search(

@@ -164,7 +164,10 @@ class _Search:
         ahead = [point for point in accepted if self._cost(point) < 1 - NOISE_FLOOR]
         parents = [*ahead, self._base, *(point for point in accepted if point not in ahead)]
         parents = parents[: max(1, self._space.finalists - 1)]
-        children = {parent.name: variants(parent, lab.fired(parent), self._cores) for parent in parents}
+        children = {  # a file for another provider may not even open on the CPU, where fusions are looked for
+            parent.name: variants(parent, lab.fired(parent) if parent.provider == "cpu" else (), self._cores)
+            for parent in parents
+        }
         # One of each parent in turn: if the time runs out, none has had it all.
         tried = [point for row in itertools.zip_longest(*children.values()) for point in row if point is not None]
         if not tried or not self._has_time():
@@ -221,8 +224,8 @@ class _Search:
         judged = self._judged.get(point.name)
         refused = known.failed or (judged.refused if judged else "")
         cost = known.cost or (1.0, 1.0, 1.0)
-        if known.cost is None and point != self._base:
-            refused = refused or "not measured"
+        if point != self._base and (known.cost is None or not known.is_resolved):
+            refused = refused or "not measured often enough to tell"
         return Measured(point.name, known.size_bytes or 1, *cost, refused, len(point.departures))
 
     def _explored(self, winner: Point, choice: Choice, finalists: Sequence[str]) -> Explored:

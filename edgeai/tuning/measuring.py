@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgeai import bench, modelfile, verification
 from edgeai.artifact import Artifact
+from edgeai.bench.statistics import MIN_BLOCKS
 from edgeai.caching import with_empty_cache
 from edgeai.errors import QuantizationError
 from edgeai.external import external_files
@@ -95,7 +96,7 @@ def time_together(
 def ratio_of(report: bench.Report, name: str) -> tuple[float, float, float] | None:
     """Median latency over the baseline's, and its interval; None for the baseline, or where rounds were too few."""
     ratio = report[name].ratio
-    return None if ratio is None else (ratio.value, ratio.low, ratio.high)
+    return None if ratio is None or ratio.blocks < MIN_BLOCKS else (ratio.value, ratio.low, ratio.high)
 
 
 def measure_harm(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeai.bench import Report, SubjectResult
-from edgeai.bench.statistics import ratio_of_medians
+from edgeai.bench.statistics import MIN_BLOCKS, ratio_of_medians
 from edgeai.errors import UsageError
 from edgeai.tuning.halving import Cost
 
@@ -59,6 +59,7 @@ OBJECTIVES: Mapping[str, Objective] = {
 class Figures:
     """One point in one interleaved run. `cost` is the objective's, `latency` the median time's, over the baseline's,
     with 95 % intervals; both None for the baseline itself, and for a point that `failed` for that reason.
+    `is_resolved` is False where so few blocks were measured that the intervals mean nothing.
     """
 
     p50_ns: int | None = None
@@ -69,6 +70,7 @@ class Figures:
     cpu_seconds: float | None = None
     runs_per_second: float | None = None
     effort: float = 1.0
+    is_resolved: bool = True
     failed: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -108,6 +110,7 @@ def figures(report: Report, objective: Objective, *, effort: float, seed: int = 
             cpu_seconds=result.cpu_seconds_per_inference,
             runs_per_second=len(samples) * _NS_PER_S / int(samples.sum()) if len(samples) else None,
             effort=effort,
+            is_resolved=ratio is None or ratio.blocks >= MIN_BLOCKS,
         )
     return found
 
@@ -117,5 +120,5 @@ def _cost(objective: Objective, result: SubjectResult, reference: SubjectResult,
     rounds = min(len(mine), len(theirs))
     if not rounds:
         return None
-    ratio = ratio_of_medians(mine[:rounds], theirs[:rounds], seed=seed)
+    ratio = ratio_of_medians(mine[:rounds], theirs[:rounds], processes=result.processes[:rounds], seed=seed)
     return ratio.value, ratio.low, ratio.high

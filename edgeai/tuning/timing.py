@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgeai import bench
+from edgeai.bench.statistics import MIN_BLOCKS
 from edgeai.errors import EdgeAIError
 from edgeai.machine import machine
 from edgeai.progress import SILENT, Progress
@@ -45,6 +46,17 @@ def scaled(workload: bench.Workload, effort: float) -> bench.Workload:
     )
 
 
+def roomier(workload: bench.Workload, report: bench.Report) -> bench.Workload:
+    """As `workload`, with time for as many blocks as an interval needs, where one run takes as long as in `report`."""
+    slowest = max(int(result.samples_ns.max()) for result in report.subjects) / 1e9
+    return dataclasses.replace(
+        workload,
+        rounds=max(workload.rounds, MIN_BLOCKS),
+        max_iterations=max(workload.max_iterations, MIN_BLOCKS),
+        max_seconds=max(workload.max_seconds, 2 * MIN_BLOCKS * slowest),
+    )
+
+
 def most_together(largest_bytes: int) -> int:
     """How many processes that hold a model of this size fit into half of the memory, beside the baseline."""
     memory = machine().memory_bytes
@@ -68,6 +80,7 @@ def measure_points(
     """Figures by name, the baseline's too. `paths`: the file of each plan, by its name.
 
     A point whose process dies, or whose session does not open, has failed; the others are then measured without it.
+    A whole measurement of runs so slow that it cannot tell anything is made again, with the time that they need.
     Raises BenchmarkError where the baseline itself cannot be measured.
     """
     plan = scaled(workload, effort)
@@ -75,6 +88,8 @@ def measure_points(
     def together(some: Sequence[Point]) -> dict[str, Figures]:
         subjects = [_as_it_runs(point, paths[point.plan.name]) for point in (baseline, *some)]
         report = bench.measure(subjects, inputs, plan, seed=seed, progress=progress)
+        if effort >= 1 and not report.interrupted and any(len(one.blocks) < MIN_BLOCKS for one in report.subjects):
+            report = bench.measure(subjects, inputs, roomier(plan, report), seed=seed, progress=progress)
         if report.interrupted:
             raise KeyboardInterrupt
         return figures(report, objective, effort=effort, seed=seed)

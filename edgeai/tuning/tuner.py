@@ -16,7 +16,7 @@ from edgeai import bench, modelfile
 from edgeai.agreement import Agreement
 from edgeai.artifact import Artifact
 from edgeai.caching import with_empty_cache
-from edgeai.errors import UsageError
+from edgeai.errors import StorageError, UsageError
 from edgeai.machine import machine
 from edgeai.modelfile import open_artifact
 from edgeai.ort import onnxruntime
@@ -214,7 +214,12 @@ def search(
 def kept_in(resume: Path | None) -> Iterator[Path]:
     """The directory to go on in, or one that is gone afterwards."""
     if resume is not None:
-        resume.mkdir(parents=True, exist_ok=True)
+        try:
+            resume.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"cannot keep a search in {resume}: {error.strerror}", hint="name a directory"
+            ) from error
         yield resume.resolve()
         return
     with tempfile.TemporaryDirectory(prefix="edgeai-tune-") as name:

@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from edgeai import bench, modelfile, verification
-from edgeai.agreement import Agreement
+from edgeai.agreement import Agreement, Finding
 from edgeai.artifact import Artifact
 from edgeai.errors import EdgeAIError, QuantizationError
 from edgeai.graph import optimize
@@ -90,13 +90,22 @@ class Workbench:
         return {name: Figures.from_json(data) for name, data in answers.items()}
 
     def judge(self, point: Point) -> Judged:
-        found = self._journal.ask(["judge", point.name], lambda: self.agreement(point).to_json())
+        found = self._journal.ask(["judge", point.name], lambda: self._verdict(point).to_json())
         agreement = Agreement.from_json(found)
         self._countdown.tick()
         good = agreement.verdict == "verified"
         apart = max((one.distance for one in agreement.outputs), default=0.0)
         loss = agreement.metric.drop if agreement.metric else apart
         return Judged(loss, "" if good else f"{agreement.verdict}: {agreement.findings[0].text}", found)
+
+    def _verdict(self, point: Point) -> Agreement:
+        try:
+            return self.agreement(point)
+        except EdgeAIError as error:  # a candidate that does not open or answer has lost; the float model must
+            if point == Point():
+                raise
+            lost = Finding("failed", f"it does not answer: {error.message.replace(f'{self._directory}/', '')}")
+            return Agreement.judge((lost,), (), shapes=(), feeds=0, metric=None)
 
     def agreement(self, point: Point) -> Agreement:
         """The point against the reference. What was searched within the budget is scored on samples kept for that."""
@@ -171,10 +180,12 @@ class Workbench:
         assert recipe is not None
         calibration = self._data.calibration
         if not plan.in_budget:
-            source = raise_opset(
-                source, recipe, calibration, out=path.with_suffix(".raised.onnx"), progress=self._progress
-            )
-            quantize(source, recipe, samples=calibration, out=path, progress=self._progress)
+            # Not beside the others: what an interrupted search leaves there would be in the way of the next.
+            with tempfile.TemporaryDirectory(prefix="raised-", dir=self._directory) as name:
+                source = raise_opset(
+                    source, recipe, calibration, out=Path(name, "raised.onnx"), progress=self._progress
+                )
+                quantize(source, recipe, samples=calibration, out=path, progress=self._progress)
             return
         splits, metric = self._data.splits, self._data.metric
         if splits is None or metric is None:

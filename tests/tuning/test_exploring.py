@@ -131,6 +131,19 @@ def test_settings_that_help_alone_are_tried_together() -> None:
     assert explored.chosen.name in lab.judged, "with its own settings it is judged, not only its file"
 
 
+def test_fusions_are_looked_for_only_where_the_file_runs_on_the_cpu() -> None:
+    class Lab(FakeLab):
+        def true_cost(self, point: Point) -> float:
+            return super().true_cost(point) * (0.5 if point.provider == "cuda" else 1.0)
+
+        def fired(self, point: Point) -> Sequence[str]:
+            assert point.provider == "cpu", "bfloat16 has no CPU kernels: ONNX Runtime would not open the file"
+            return super().fired(point)
+
+    explored = found(Lab({}), [Plan("portable", "bf16")], providers=("cpu", "cuda"))
+    assert explored.chosen.point.provider == "cuda"
+
+
 def test_settings_alone_can_win_where_no_file_does() -> None:
     explored = found(FakeLab({}, factors={"no spinning": 0.8}))
     assert explored.chosen.name == "fp32, no spinning"
@@ -142,6 +155,21 @@ def test_what_dies_or_cannot_be_made_is_a_row_not_the_end() -> None:
     assert explored.chosen.name == "fp32"
     assert "does not run: its process died" in reason(explored, "fp32 mha")
     assert reason(explored, "int8-static portable") == "not possible"
+
+
+def test_an_interval_from_too_few_blocks_ships_nothing() -> None:
+    lab = FakeLab({"fp32 mha": 0.5})
+    real = lab.measure
+
+    def seldom(some: Sequence[Point], effort: float) -> dict[str, Figures]:
+        return {
+            name: dataclasses.replace(one, is_resolved=name == BASE.name) for name, one in real(some, effort).items()
+        }
+
+    lab.measure = seldom  # type: ignore[method-assign]
+    explored = found(lab, settings=False)
+    assert explored.chosen.name == "fp32"
+    assert reason(explored, "fp32 mha") == "not measured often enough to tell"
 
 
 def test_a_duplicate_is_not_listed() -> None:

@@ -11,7 +11,9 @@ import pytest
 
 from edgeai import modelfile
 from edgeai.artifact import Artifact
+from edgeai.bench import Workload
 from edgeai.errors import QuantizationError, UsageError
+from edgeai.progress import SILENT
 from edgeai.quantization import Int8Dynamic
 from edgeai.samples import Samples
 from edgeai.tuning import automatic, measuring
@@ -34,6 +36,23 @@ def test_a_copy_of_the_source_gains_nothing(exported: Callable[[str], Path], tmp
     source = modelfile.open_artifact(exported("mlp"))
     harm = measure_harm(source, source)
     assert not harm.is_smaller and harm.distance == 0.0 and harm.verdict == "verified"
+
+
+def test_a_ratio_of_too_few_rounds_is_none(exported: Callable[[str], Path], tmp_path: Path) -> None:
+    path = exported("mlp")
+    (spec,) = modelfile.open_artifact(path).signature.inputs  # type: ignore[union-attr]
+    shape = (4, *(axis if isinstance(axis, int) else 1 for axis in spec.shape[1:]))
+    samples = Samples.from_rows({spec.name: np.zeros(shape, np.float32)})
+    for rounds in (4, 5):
+        workload = Workload(
+            min_iterations=20, max_iterations=20, min_seconds=0, max_seconds=1, warmup_min_seconds=0,
+            warmup_max_seconds=0.1, settle_seconds=0, rounds=rounds,
+        )  # fmt: skip
+        report = measuring.time_together({"fp32": path, "same": path}, samples, tmp_path, workload, SILENT)
+        assert (measuring.ratio_of(report, "same") is None) == (rounds < 5)
+        judged = automatic._measured("same", 1, report, None)
+        assert judged.is_as_fast is False or rounds == 5, "what was not measured is not as fast"
+        assert (report["same"].ratio is not None) and measuring.ratio_of(report, "fp32") is None
 
 
 def test_neither_smaller_nor_faster_is_not_kept(

@@ -15,7 +15,7 @@ import edgeai
 from edgeai import modelfile
 from edgeai.artifact import Artifact
 from edgeai.bench import Workload
-from edgeai.errors import DataError, ExistsError, UsageError
+from edgeai.errors import DataError, ExistsError, InputError, StorageError, UsageError
 from edgeai.metrics import METRICS
 from edgeai.modelfile import open_artifact
 from edgeai.quantization import Int8Dynamic
@@ -143,6 +143,9 @@ def test_what_is_asked_wrongly_is_said_before_any_work(exported: Paths, trained:
         tune(model, out=out, metric="accuracy")
     with pytest.raises(DataError, match="stand in both sets"):
         tune(model, samples.take([0] * 9), out=out)
+    (tmp_path / "file").write_text("no directory")
+    with pytest.raises(StorageError, match="cannot keep a search in .*file"):
+        tune(model, samples, out=out, resume=tmp_path / "file")
     with pytest.raises(UsageError, match="finalists must be at least 1"):
         Space(finalists=0)
     out.mkdir()
@@ -168,6 +171,74 @@ def test_every_objective_is_measured_for_every_point(exported: Paths, trained: P
         assert Figures.from_json(json.loads(json.dumps(found[point.name].to_json()))) == found[point.name]
         if name == "size":
             assert cost[0] == pytest.approx(small.stat().st_size / model.stat().st_size)
+
+
+def test_a_whole_measurement_has_blocks_enough_for_its_interval(
+    exported: Paths, trained: Paths, tmp_path: Path
+) -> None:
+    model, base, point = exported("mlp"), Point(), Point(Plan("mha"))
+    inputs = save_inputs(scoring(trained("mlp")), tmp_path / "timed.npz")
+    paths, few = {base.plan.name: model, point.plan.name: model}, dataclasses.replace(QUICK, rounds=3)
+    for name in ("latency", "cpu"):
+        part = measure_points(base, [point], paths, inputs, OBJECTIVES[name], few, effort=0.4)
+        assert part[base.name].is_resolved and not part[point.name].is_resolved
+        whole = measure_points(base, [point], paths, inputs, OBJECTIVES[name], few)
+        assert whole[point.name].is_resolved
+
+
+def test_a_search_goes_on_where_a_raised_file_was_left(tmp_path: Path) -> None:
+    """An old opset is raised before it is quantized; an interrupted search may have got that far and no further."""
+    proto = onnx.parser.parse_model(
+        '<ir_version: 4, opset_import: ["" : 7]> g (float[n, 64] x) => (float[n, 64] y) { y = MatMul(x, W) }'
+    )
+    weight = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "W"))
+    onnx.save(proto, tmp_path / "old.onnx")
+    artifact, plan, kept = open_artifact(tmp_path / "old.onnx"), Plan(None, "int8-dynamic"), tmp_path / "kept"
+    kept.mkdir()
+    assert artifact.signature is not None
+    data = Data.invented(artifact.signature)
+
+    def lab(reference: edgeai.Session) -> Workbench:
+        return Workbench(
+            artifact, reference, data, kept, objective=OBJECTIVES["latency"], workload=QUICK, max_drop=0.05,
+            countdown=Countdown(None), journal=Journal(None, None),
+        )  # fmt: skip
+
+    with edgeai.load(artifact.path, ep="cpu") as reference:
+        assert lab(reference).make(plan) == ""
+        assert not list(kept.glob("*raised*")), "nothing is left that could be in the way"
+        (kept / "int8-dynamic.onnx").unlink()
+        assert lab(reference).make(plan) == ""
+
+
+def test_a_file_that_does_not_answer_the_samples_is_refused_and_not_the_end(tmp_path: Path) -> None:
+    """The candidate was made for one row: what the metric is scored on has more."""
+    weight = onnx.numpy_helper.from_array(np.eye(8, dtype=np.float32), "W")
+    for name, body in (
+        ("good", "y = MatMul(x, W)"),
+        ("bad", "s = Constant<value_ints = [1, 8]>() a = Reshape(x, s) y = MatMul(a, W)"),
+    ):
+        proto = onnx.parser.parse_model(
+            f'<ir_version: 8, opset_import: ["" : 17]> g (float[n, 8] x) => (float[n, 8] y) {{ {body} }}'
+        )
+        proto.graph.initializer.append(weight)
+        onnx.save(proto, tmp_path / f"{name}.onnx")
+    artifact, plan = open_artifact(tmp_path / "good.onnx"), Plan(None, "int8-dynamic")
+    assert artifact.signature is not None
+    rows = {"x": np.random.default_rng(4).standard_normal((40, 8)).astype(np.float32)}
+    data = Data.of(edgeai.Samples.from_rows(rows, rows["x"].argmax(-1)), artifact.signature, name="m")
+    data = dataclasses.replace(data, metric=METRICS["accuracy"])
+    with edgeai.load(artifact.path, ep="cpu") as reference:
+        lab = Workbench(
+            artifact, reference, data, tmp_path, objective=OBJECTIVES["latency"], workload=QUICK, max_drop=0.05,
+            countdown=Countdown(None), journal=Journal(tmp_path / "journal.json", None),
+        )  # fmt: skip
+        lab.paths[plan.name] = tmp_path / "bad.onnx"
+        assert lab.judge(Point(plan)).refused.startswith("failed: it does not answer: bad.onnx")
+        lab.paths[Plan().name] = tmp_path / "bad.onnx"
+        with pytest.raises(InputError):
+            lab.judge(Point())
 
 
 def test_only_fusions_that_changed_the_graph_are_candidates(exported: Paths) -> None:
