@@ -286,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", type=Path)
     parser.add_argument("--tokens", type=int, default=1000)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path)
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
         directory = given.models or Path(scratch)
@@ -305,7 +305,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "first_token": {name: first_token(made[name], plan) for name in ("in-place", "mha")},
             "lookup": lookup(made["in-place"], plan),
         }
-    atomic_text(given.out, json.dumps(data, indent=1, default=str) + "\n", overwrite=True)
+    if out := given.out or (None if given.quick else RESULTS):  # a quick look replaces no figures
+        atomic_text(out, json.dumps(data, indent=1, default=str) + "\n", overwrite=True)
     show(data, plan)
 
 

@@ -221,7 +221,11 @@ def _made(runner: Runner, materials: Materials, workload: Workload) -> Path:
     if not out.exists():
         with Peer(maker, command(maker), workload=workload) as peer:
             calibration = materials.directory / "calibration.npz"
-            peer.quantize(runner.recipe, materials.source(maker), out, calibration, **options)
+            try:
+                peer.quantize(runner.recipe, materials.source(maker), out, calibration, **options)
+            except PeerError:
+                out.unlink(missing_ok=True)  # half a file is not the next runner's
+                raise
     return out
 
 
@@ -258,7 +262,7 @@ def judged(goal: Goal, rows: Mapping[str, Row], recording: Recording) -> Row:
     """edgeai's fastest that is no further from the float model than `COSINE`, or than the peer itself, allows."""
     told: Row = {"against": goal.against, "factor": goal.factor, "edgeai": None, "ratio": None, "met": "no"}
     peer = rows[goal.against]
-    if peer["failed"] is not None:
+    if peer["failed"] is not None or peer["cosine"] is None:  # None: there is no float model's answer
         return told | {"met": "nothing to compare with"}
     least = min(COSINE, peer["cosine"])
     ours = [

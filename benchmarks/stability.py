@@ -149,6 +149,8 @@ def main() -> None:
     for name, value in FULL.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     asked = vars(parser.parse_args())
+    if asked["runs"] < ROUNDS:
+        parser.error(f"--runs must be at least {ROUNDS}: with none there is nothing to see")
     with tempfile.TemporaryDirectory() as directory:
         path, chain = Path(directory, "convolutions.onnx"), Path(directory, "chain.onnx")
         write_convolutions(path)

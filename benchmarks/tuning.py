@@ -32,7 +32,7 @@ from edgeai.runtime.remembered import RememberedEngine
 from edgeai.samples import Samples
 from edgeai.storage import atomic_text
 from edgeai.tuning import OBJECTIVES, Plan, Point, Space
-from edgeai.tuning.candidates import plans, points
+from edgeai.tuning.candidates import plans, points, variants
 from edgeai.tuning.countdown import Countdown
 from edgeai.tuning.data import Data
 from edgeai.tuning.exploring import Explored
@@ -56,7 +56,8 @@ FINAL = dataclasses.replace(WORKLOAD, min_seconds=10.0, max_seconds=30.0, rounds
 def settings_of(point: Point, fired: list[str], cores: int) -> list[Point]:
     """The full product of what tuning tries one by one."""
     subsets = [some for n in range(len(fired) + 1) for some in itertools.combinations(fired, n)]
-    threads = [None, *(count for count in (cores // 2, cores // 4) if count)]
+    counts = (variant.settings.threads for variant in variants(point, (), cores))
+    threads = [None, *(count for count in counts if count)]
     return [
         dataclasses.replace(
             point,
@@ -95,9 +96,9 @@ def sweep(lab: Workbench, seconds: float) -> dict[str, Any]:
         found |= {point.name: cost[0] for point in some if (cost := measured[point.name].cost) is not None}
         left = (len(wanted) - begin - len(some)) * (time.monotonic() - start) / (begin + len(some))
         print(f"swept {begin + len(some)} of {len(wanted)}, about {left / 60:.0f} min left", flush=True)
-    best = min(found, key=found.__getitem__)
+    best = min(found, key=found.__getitem__, default=Point().name)
     return {
-        "best": kept[best] if found[best] < 1 else Point(),
+        "best": kept[best] if found.get(best, 1.0) < 1 else Point(),
         "seconds": time.monotonic() - start,
         "points": len(wanted),
         "measured": len(found),
