@@ -13,6 +13,7 @@ intent: whoever can write the files can write the checksums.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -21,7 +22,8 @@ import stat
 import tempfile
 import weakref
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -31,13 +33,14 @@ from edgeai.archive import REPACK, refuse_unsafe_name, unpack_archive, write_arc
 from edgeai.artifact import Artifact, Step
 from edgeai.errors import DataError, IntegrityError, ResourceLimitError, UnsafePathError, UsageError
 from edgeai.external import refuse_outside
-from edgeai.machine import versions
+from edgeai.machine import usable_cores, versions
 from edgeai.manifest import GOLDEN_INPUTS, GOLDEN_OUTPUTS, MANIFEST, MANIFEST_SUM, FileRecord, Manifest
 from edgeai.samples import Samples
 from edgeai.spec import Array, Signature
 from edgeai.storage import atomic_dir, atomic_file, refuse_existing, sha256
 
 _LARGEST_MANIFEST_BYTES = 16 << 20
+_LARGE_BYTES = 8 << 20  # hashing of less takes a few milliseconds
 _LARGEST_GOLDEN_BYTES = 1 << 30  # unpacked: a small .npz can claim any size
 
 
@@ -227,9 +230,42 @@ def open_bundle(path: str | Path) -> Bundle:
 
     Raises IntegrityError, UnsafePathError or ResourceLimitError, naming the file. Close it when done.
     """
-    path = Path(path)
+    bundle = _listed(Path(path))
+    try:
+        _check(bundle, bundle.contents.files)
+    except BaseException:
+        bundle.close()
+        raise
+    return bundle
+
+
+@contextlib.contextmanager
+def bundle_being_checked(path: str | Path) -> Iterator[Bundle]:
+    """`open_bundle`, but files of many megabytes are hashed while the body runs: what it makes of them counts after it.
+
+    Of damaged files IntegrityError is what leaves, whatever the body made of them. Then, and whenever the body raises,
+    the bundle is closed.
+    """
+    bundle = _listed(Path(path))
+    try:
+        files = bundle.contents.files
+        large = {name for name, record in files.items() if record.size_bytes >= _LARGE_BYTES and usable_cores() > 1}
+        _check(bundle, files.keys() - large)
+        with ThreadPoolExecutor(1, thread_name_prefix="edgeai-check") as aside:
+            verdict = aside.submit(_check, bundle, large)
+            try:
+                yield bundle
+            finally:
+                verdict.result()
+    except BaseException:
+        bundle.close()
+        raise
+
+
+def _listed(path: Path) -> Bundle:
+    """The bundle, unpacked, with nothing but its manifest and the names and sizes of its files checked."""
     if path.is_dir():
-        return Bundle(path, path, _checked(path, path))
+        return Bundle(path, path, _manifest(path, path))
     if not path.is_file():
         raise IntegrityError(f"{path}: no such bundle")
     if not is_bundle(path):
@@ -237,14 +273,14 @@ def open_bundle(path: str | Path) -> Bundle:
     unpacked = _Unpacked()
     try:
         unpack_archive(path, unpacked.path)
-        return Bundle(path, unpacked.path, _checked(unpacked.path, path), unpacked)
+        return Bundle(path, unpacked.path, _manifest(unpacked.path, path), unpacked)
     except BaseException:
         unpacked.remove()
         raise
 
 
-def _checked(directory: Path, shown_as: Path) -> Manifest:
-    """The manifest, once it and the files agree in every byte. `shown_as` is what the user called it."""
+def _manifest(directory: Path, shown_as: Path) -> Manifest:
+    """The manifest, if the files are there in their sizes and no others. `shown_as` is what the user called it."""
     present = _plain_files(directory, shown_as)
     for name in (MANIFEST_SUM, MANIFEST):
         if name not in present:
@@ -260,9 +296,19 @@ def _checked(directory: Path, shown_as: Path) -> Manifest:
     for name, record in manifest.files.items():
         if name not in present:
             raise IntegrityError(f"{shown_as}: {name} is missing", hint=REPACK)
-        if present[name] != record.size_bytes or sha256(directory / name) != record.sha256:
-            raise IntegrityError(f"{shown_as}: {name} is not what the manifest says", hint=REPACK)
+        if present[name] != record.size_bytes:
+            raise _changed(shown_as, name)
     return manifest
+
+
+def _check(bundle: Bundle, names: Iterable[str]) -> None:
+    for name in sorted(names):
+        if sha256(bundle.directory / name) != bundle.contents.files[name].sha256:
+            raise _changed(bundle.path, name)
+
+
+def _changed(shown_as: Path, name: str) -> IntegrityError:
+    return IntegrityError(f"{shown_as}: {name} is not what the manifest says", hint=REPACK)
 
 
 def _plain_files(directory: Path, shown_as: Path) -> dict[str, int]:

@@ -1,12 +1,13 @@
-"""From a file to a session: a bare model, or a bundle whose every byte is checked before anything opens it."""
+"""From a file to a session: a bare model, or a bundle whose every byte is checked before anything runs it."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from edgeai.bundle import Bundle, is_bundle, open_bundle
+from edgeai.bundle import Bundle, bundle_being_checked, is_bundle
 from edgeai.errors import IntegrityError, UsageError
 from edgeai.runtime.made_for import made_for, refuse_elsewhere
 from edgeai.runtime.opening import Options
@@ -27,7 +28,8 @@ def load(
 ) -> Session:
     """Open a model (`.onnx`, `.ort`) or a bundle (a directory or `.zip`), ready to run.
 
-    A `Bundle` that is open was checked when it was opened; the session closes it.
+    A `Bundle` that is open was checked when it was opened; the session closes it. Otherwise large files are hashed while
+    ONNX Runtime reads them, and there is no session before both are done.
 
     `ep` and `fallback` name execution providers: see `Session`. `settings` may be plain JSON; without them a bundle's
     own are used. `options` maps provider names to their options, such as {"cuda": {"device_id": 1}}.
@@ -43,11 +45,23 @@ def load(
     if not isinstance(path, Bundle) and not is_bundle(path):
         _refuse_elsewhere(path, ep, options)
         return open_session(path, settings=chosen)
-    bundle = path if isinstance(path, Bundle) else open_bundle(path)
+    session: Session | None = None
     try:
-        chosen = chosen or recorded_settings(bundle)
-        _refuse_elsewhere(bundle.model_path, ep, options)
-        return open_session(bundle.model_path, settings=chosen, bundle=bundle)
+        with _closed_on_errors(path) if isinstance(path, Bundle) else bundle_being_checked(path) as bundle:
+            chosen = chosen or recorded_settings(bundle)
+            _refuse_elsewhere(bundle.model_path, ep, options)
+            session = open_session(bundle.model_path, settings=chosen, bundle=bundle)
+    except BaseException:
+        if session is not None:  # the files are damaged: what was made of them is worth nothing
+            session.close()
+        raise
+    return session
+
+
+@contextlib.contextmanager
+def _closed_on_errors(bundle: Bundle) -> Iterator[Bundle]:
+    try:
+        yield bundle
     except BaseException:
         bundle.close()
         raise

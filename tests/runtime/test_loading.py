@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -19,6 +20,7 @@ from edgeai.runtime import golden as golden_module
 from edgeai.runtime.golden import relative_error, verify_bundle
 from edgeai.runtime.loading import load
 from edgeai.runtime.providers import availability
+from edgeai.runtime.session import Session
 from edgeai.runtime.settings import SessionSettings
 from edgeai.runtime.tasks import Prediction
 from edgeai.samples import Samples
@@ -298,3 +300,34 @@ def test_an_open_bundle_is_not_checked_again_and_is_closed_with_the_session(tmp_
         assert session.run({"x": np.ones((1, 3), np.float32)})["y"].max() == 2
         assert opened.directory.exists()
     assert not opened.directory.exists()
+
+
+def large(path: Path) -> Path:
+    """A bundle whose model is hashed while it is opened."""
+    text = "g (float[n,1536] x) => (float[n,1536] y) { y = MatMul(x, w) }"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((1536, 1536), np.float32), "w"))
+    onnx.save(model, source := path.with_suffix(".onnx"))
+    return bundle(path, source)
+
+
+@pytest.mark.parametrize("place", ["in a weight", "in the graph"])
+def test_damage_of_a_large_file_is_told_as_such_and_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    path = large(tmp_path / "large.bundle")
+    monkeypatch.setattr("edgeai.bundle.usable_cores", lambda: 2)
+    sessions: list[Session] = []
+    opened = Session.__init__
+    monkeypatch.setattr(Session, "__init__", lambda self, *a, **k: (opened(self, *a, **k), sessions.append(self))[0])
+    with load(path, ep="cpu") as session:
+        assert session.run({"x": np.ones((1, 1536), np.float32)})["y"][0, 0] == 1536
+    content = bytearray((path / "model.onnx").read_bytes())
+    content[len(content) // 2 if place == "in a weight" else content.index(b"MatMul")] ^= 4
+    (path / "model.onnx").write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"large\.bundle: model\.onnx is not what the manifest says"):
+        load(path, ep="cpu")
+    assert len(sessions) == (2 if place == "in a weight" else 1)
+    for session in sessions:
+        with pytest.raises(UsageError, match="closed"):
+            session.run({"x": np.ones((1, 1536), np.float32)})
