@@ -28,8 +28,8 @@ def load(
 ) -> Session:
     """Open a model (`.onnx`, `.ort`) or a bundle (a directory or `.zip`), ready to run.
 
-    A `Bundle` that is open was checked when it was opened; the session closes it. Otherwise large files are hashed while
-    ONNX Runtime reads them, and there is no session before both are done.
+    A `Bundle` that is open was checked when it was opened; the session closes it. Otherwise large files are hashed
+    while ONNX Runtime reads them, and there is no session before both are done.
 
     `ep` and `fallback` name execution providers: see `Session`. `settings` may be plain JSON; without them a bundle's
     own are used. `options` maps provider names to their options, such as {"cuda": {"device_id": 1}}.
