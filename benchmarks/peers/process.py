@@ -48,8 +48,10 @@ class Peer:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(FOREIGN)}
         own = {"PYTHONPATH": str(HERE / "common"), "HF_HUB_OFFLINE": "1"}
         self._replies, theirs = os.pipe()
+        self._scratch = tempfile.TemporaryDirectory(prefix="edgeai-peer-")  # some tools leave files where they stand
         self._process = subprocess.Popen(
             list(command),
+            cwd=self._scratch.name,
             stdin=subprocess.PIPE,
             stdout=self._stderr,
             stderr=self._stderr,
@@ -73,6 +75,7 @@ class Peer:
         with contextlib.suppress(BrokenPipeError):  # what was still unsent has no reader any more
             process.stdin.close()
         self._stderr.close()
+        self._scratch.cleanup()
 
     @property
     def is_alive(self) -> bool:
@@ -91,8 +94,8 @@ class Peer:
     ) -> float:
         """Seconds that the tool took to write `out`."""
         reply = self.ask(
-            "quantize", seconds=QUANTIZING_SECONDS, recipe=recipe, source=str(source), out=str(out),
-            calibration=None if calibration is None else str(calibration), options=options,
+            "quantize", seconds=QUANTIZING_SECONDS, recipe=recipe, source=str(source.absolute()), out=str(out.absolute()),
+            calibration=None if calibration is None else str(calibration.absolute()), options=options,
         )  # fmt: skip
         if not out.exists():
             raise PeerError("it said that it was done, and wrote nothing")
@@ -100,12 +103,14 @@ class Peer:
 
     def load(self, form: str, source: Path, inputs: Path, **options: object) -> float:
         """Seconds to the first answer."""
-        reply = self.ask("load", form=form, source=str(source), inputs=str(inputs), options=options)
+        reply = self.ask(
+            "load", form=form, source=str(source.absolute()), inputs=str(inputs.absolute()), options=options
+        )
         return float(reply["seconds"])
 
     def run(self, out: Path) -> None:
         """Answer every input once, into an `.npz`."""
-        self.ask("run", out=str(out))
+        self.ask("run", out=str(out.absolute()))
 
     def warm_up(self) -> WarmUp:
         """Windows of runs until the medians of the last three agree, or the workload's time is up."""
