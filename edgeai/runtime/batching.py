@@ -13,19 +13,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, TypeVar, final
+from typing import Self, final
 
 from edgeai.errors import DeadlineError, EdgeAIError, InputError, OverloadError, UsageError
 from edgeai.runtime.deadlines import WATCH, Alarm, due
 from edgeai.runtime.engine import Engine
 from edgeai.runtime.feeds import FeedCheck
+from edgeai.runtime.gathering import Answer, Gathering, Request
+from edgeai.runtime.pacing import Pace
 from edgeai.runtime.stacking import Padding, Stacking
-from edgeai.spec import Array, Feed, Signature
-
-Answer = dict[str, Array]
-T = TypeVar("T")
+from edgeai.spec import Feed, Signature
 
 
 @dataclass(frozen=True)
@@ -41,24 +40,16 @@ class BatcherCounts:
     rows: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class _Request:
-    feed: Feed
-    rows: int
-    moment: float | None
-    future: Future[Answer] = field(default_factory=Future)
-    arrived: float = field(default_factory=time.monotonic)
-
-
 @final
 class Batcher:
     """Implements `Engine` over another engine, for many threads or tasks at once.
 
     A request is a feed of one or more rows. Requests with the same shapes, or the same after `padding`, are run as one
-    batch of at most `max_batch` rows, as soon as there are so many or the oldest has waited `max_delay_ms`. While the
-    engine is busy, requests gather. More than `max_queue` waiting requests are not taken: that is said at once.
-    `workers` is how many batches run at a time. The engine's rows must not depend on each other (`edgeai.verify` looks
-    at that). The batcher does not close its engine.
+    batch of at most `max_batch` rows, as soon as there are so many, or the oldest has waited `max_delay_ms`, or no
+    other has come for a tenth of that time. While the engine is busy, requests gather. What cannot be answered in its
+    time is not taken, nor are more than `max_queue` waiting requests: that is said at once. `workers` is how many
+    batches run at a time, with a `SessionPool` as many as it has places unless it is given. The engine's rows must not
+    depend on each other (`edgeai.verify` looks at that). The batcher does not close its engine.
 
     Raises UsageError for an engine whose inputs and outputs share no batch axis, or a number out of range.
     """
@@ -71,8 +62,9 @@ class Batcher:
         max_delay_ms: float = 2.0,
         max_queue: int = 256,
         padding: Padding | None = None,
-        workers: int = 1,
+        workers: int | None = None,
     ) -> None:
+        workers = getattr(engine, "size", 1) if workers is None else workers
         for name, value, least in (
             ("max_batch", max_batch, 1),
             ("max_delay_ms", max_delay_ms, 0),
@@ -85,13 +77,13 @@ class Batcher:
         self.max_batch, self.max_queue = max_batch, max_queue
         self._engine = engine
         self._timed = "timeout" in inspect.signature(engine.run).parameters
-        self._delay = max_delay_ms / 1e3
         self._check = FeedCheck(engine.signature)
         self._stacking = Stacking(engine.signature, padding)
         self._changed = threading.Condition()
-        self._groups: dict[Hashable, dict[int, _Request]] = {}
+        self._gathering = Gathering(max_batch, max_delay_ms / 1e3)
         self._numbers = itertools.count()
-        self._waiting = 0
+        self._running = 0
+        self._pace = Pace()
         self._tally: Counter[str] = Counter()
         self._closing = False
         self._process = os.getpid()
@@ -109,40 +101,52 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """How many requests have not been given to the engine yet."""
-        return self._waiting
+        return self._gathering.waiting
 
     def submit(self, feed: Feed, *, timeout: float | None = None) -> Future[Answer]:
         """The answer to come. Cancelling it always succeeds before the answer is there, and takes it out of the queue.
 
         The arrays must stay as they are until then. Raises at once: InputError for a feed that does not fit,
-        OverloadError when the queue is full, UsageError after `close`. The future raises DeadlineError when `timeout`
-        seconds have passed, and what the engine raises.
+        OverloadError when the queue is full or too long for `timeout`, UsageError after `close`. The future raises
+        DeadlineError when `timeout` seconds have passed, and what the engine raises.
         """
-        if type(feed) is not dict or self._check.size(feed) < 0:
-            feed = self._check.exact(feed)
         if self._process != os.getpid():
             raise UsageError("the batcher's threads are in another process", hint="make a new one after the fork")
+        self._refuse_overload(timeout)  # before anything else: in a flood this is what most requests cost
+        if type(feed) is not dict or self._check.size(feed) < 0:
+            feed = self._check.exact(feed)
         rows, key = self._stacking.rows(feed), self._stacking.key(feed)
         if not 1 <= rows <= self.max_batch:
             raise InputError(f"a request of {rows} rows, expected 1 to {self.max_batch}", hint="split it")
-        request = _Request(feed, rows, None if timeout is None else due(timeout))
+        request = Request(feed, rows, None if timeout is None else due(timeout))
+        expire = functools.partial(_expire, request.future)
         with self._changed:
             if self._closing:
                 raise UsageError("the batcher is closed", hint="make a new one")
-            if self._waiting >= self.max_queue:
-                self._tally["refused"] += 1
-                raise OverloadError(f"{self._waiting} requests are waiting already", hint="try again later")
-            expire = functools.partial(_expire, request.future)
+            self._refuse_overload(timeout, rows)
             alarm = None if request.moment is None else WATCH.at(request.moment, expire)
             number = next(self._numbers)
-            group = self._groups.setdefault(key, {})
-            group[number] = request
-            self._waiting += 1
-            if len(group) == 1 or _rows(group) >= self.max_batch:
-                self._changed.notify()  # otherwise nothing is due any sooner
+            if self._gathering.add(key, number, request):
+                self._changed.notify()
         # It must not know the request: that would keep the arrays for as long as somebody keeps the future.
         request.future.add_done_callback(functools.partial(self._left, number, key, alarm))
         return request.future
+
+    def _refuse_overload(self, timeout: float | None, rows: int = 1) -> None:
+        """With the lock for certain, without it for what is hopeless anyway."""
+        waiting = self._gathering.waiting
+        batches, workers = self._running + self._gathering.batches(rows), len(self._threads)
+        wait = self._pace.bound * -(-batches // workers)
+        # Whoever finds a worker idle is let in: with no batch there would be no newer measure of what one takes.
+        too_late = timeout is not None and batches > workers and wait > timeout
+        if not too_late and waiting < self.max_queue:
+            return
+        with self._changed:
+            self._tally["refused"] += 1
+        raise OverloadError(
+            f"{waiting} requests are waiting already" + (f", an answer may take {1e3 * wait:.0f} ms" if too_late else ""),
+            hint="try again later, or allow more time" if too_late else "try again later",
+        )
 
     def run(self, feed: Feed, *, timeout: float | None = None) -> Answer:
         """The answer, once it is there. Raises what `submit` and its future raise."""
@@ -170,9 +174,10 @@ class Batcher:
         for thread in self._threads:
             thread.join(None if moment is None else max(0.0, moment - time.monotonic()))
         with self._changed:
-            left = [request for group in self._groups.values() for request in group.values()]
+            left = list(self._gathering)
         for request in left:
-            _settle(request.future.set_exception, OverloadError("the batcher was closed before the request's turn"))
+            error = OverloadError("the batcher was closed before the request's turn")
+            _settle(functools.partial(request.future.set_exception, error))
 
     def __enter__(self) -> Self:
         return self
@@ -189,46 +194,27 @@ class Batcher:
     def _serve_one(self) -> bool:
         """Wait for a batch and answer it; False when there will be no more."""
         if batch := self._next():
+            begin = time.monotonic()
             self._run(batch)
+            with self._changed:
+                self._running -= 1
+                self._pace.add(time.monotonic() - begin)
         return bool(batch)
 
-    def _next(self) -> list[_Request]:
+    def _next(self) -> list[Request]:
         with self._changed:
-            while self._groups or not self._closing:
-                key, moment = self._most_urgent()
+            while self._gathering or not self._closing:
+                key, moment = self._gathering.most_urgent(at_once=self._closing)
                 if key is not None and moment <= time.monotonic():
-                    return self._take(key)
+                    self._running += 1
+                    batch = self._gathering.take(key)
+                    if self._gathering:
+                        self._changed.notify()  # another worker may have slept through their arrival
+                    return batch
                 self._changed.wait(None if key is None else moment - time.monotonic())
         return []
 
-    def _most_urgent(self) -> tuple[Hashable | None, float]:
-        """The group to run next, and when: a full one at once, oldest first."""
-        now = time.monotonic()
-        best: tuple[float, float, Hashable | None] = (0.0, 0.0, None)
-        for key, group in self._groups.items():
-            arrived = next(iter(group.values())).arrived
-            full = self._closing or _rows(group) >= self.max_batch
-            # Whatever is due already goes by age, so that a busy shape cannot starve the others.
-            rank = (max(now, arrived if full else arrived + self._delay), arrived)
-            if best[2] is None or rank < best[:2]:
-                best = (*rank, key)
-        return best[2], best[0]
-
-    def _take(self, key: Hashable) -> list[_Request]:
-        group, batch, rows = self._groups[key], list[_Request](), 0
-        for number, request in tuple(group.items()):
-            rows += request.rows
-            if rows > self.max_batch:
-                break
-            batch.append(group.pop(number))
-        if not group:
-            del self._groups[key]
-        self._waiting -= len(batch)
-        if self._groups:
-            self._changed.notify()  # another worker may have slept through their arrival
-        return batch
-
-    def _run(self, batch: list[_Request]) -> None:
+    def _run(self, batch: list[Request]) -> None:
         """Answer or fail every request of the batch."""
         batch = [request for request in batch if not request.future.done()]
         if not batch:
@@ -243,13 +229,12 @@ class Batcher:
                 for request in batch:
                     self._run([request])
                 return
-            for request in batch:
-                _settle(request.future.set_exception, _own(error))
+            self._settle("failed", [functools.partial(request.future.set_exception, _own(error)) for request in batch])
             return
-        for request, answer in zip(batch, answers, strict=True):
-            _settle(request.future.set_result, answer)
+        pairs = zip(batch, answers, strict=True)
+        self._settle("answered", [functools.partial(request.future.set_result, answer) for request, answer in pairs])
 
-    def _answer(self, batch: list[_Request], feed: Feed) -> Answer:
+    def _answer(self, batch: list[Request], feed: Feed) -> Answer:
         moments = [request.moment for request in batch if request.moment is not None]
         if not self._timed or len(moments) < len(batch):
             return self._engine.run(feed)
@@ -257,24 +242,27 @@ class Batcher:
         remaining = max(max(moments) - time.monotonic(), 1e-3)
         return self._engine.run(feed, timeout=remaining)  # type: ignore[call-arg]
 
+    def _settle(self, outcome: str, settle: list[Callable[[], None]]) -> None:
+        """Give a whole batch what became of it; it is counted once, and before anybody can look."""
+        with self._changed:
+            self._tally[outcome] += len(settle)
+        if late := sum(not _settle(one) for one in settle):
+            with self._changed:
+                self._tally[outcome] -= late
+
     def _left(self, number: int, key: Hashable, alarm: Alarm | None, future: Future[Answer]) -> None:
         """The request is done with, however that came about: it leaves the queue, and its alarm is switched off."""
-        with self._changed:
-            group = self._groups.get(key, {})
-            if group.pop(number, None) is not None:
-                self._waiting -= 1
-                if not group:
-                    del self._groups[key]
-                    self._changed.notify_all()
-            self._tally[_outcome(future)] += 1
         if alarm is not None:
             alarm.cancel()
-        if future.cancelled():
+        outcome = _outcome(future)
+        # Whatever was given to the engine has left the queue for good, and its batch has counted it.
+        if outcome in ("cancelled", "expired") or self._gathering.holds(key, number):
+            with self._changed:
+                if self._gathering.remove(key, number):
+                    self._changed.notify_all()
+                self._tally[outcome] += 1
+        if outcome == "cancelled":
             future.set_running_or_notify_cancel()  # what concurrent.futures.wait waits for
-
-
-def _rows(group: dict[int, _Request]) -> int:
-    return sum(request.rows for request in group.values())
 
 
 def _outcome(future: Future[Answer]) -> str:
@@ -287,14 +275,16 @@ def _outcome(future: Future[Answer]) -> str:
 
 def _expire(future: Future[Answer]) -> None:
     error = DeadlineError("the request was not answered in its time", hint="allow more time, or send fewer at once")
-    _settle(future.set_exception, error)
+    _settle(functools.partial(future.set_exception, error))
 
 
-def _settle(settle: Callable[[T], None], value: T) -> None:
+def _settle(settle: Callable[[], None]) -> bool:
+    """False if it was cancelled, or its deadline passed, just now."""
     try:
-        settle(value)
+        settle()
     except InvalidStateError:
-        return  # it was cancelled, or its deadline passed, just now
+        return False
+    return True
 
 
 def _own(error: Exception) -> Exception:

@@ -70,10 +70,7 @@ class Stacking:
         """One feed of all rows, in order."""
         if len(feeds) == 1 and not self._padded:
             return dict(feeds[0])
-        return {
-            name: np.concatenate([self._fill(name, feed[name]) for feed in feeds])
-            for name in self.signature.input_names
-        }
+        return {name: self._joined(name, [feed[name] for feed in feeds]) for name in self.signature.input_names}
 
     def split(self, answer: Mapping[str, Array], feeds: Sequence[Feed]) -> list[dict[str, Array]]:
         """The answer's rows for each feed. Raises InputError if an output has not one row for each row that went in."""
@@ -96,12 +93,14 @@ class Stacking:
         padded = self._padded[name]
         return tuple(self._padding.rounded(size) if i in padded else size for i, size in enumerate(array.shape))
 
-    def _fill(self, name: str, array: Array) -> Array:
-        shape = self._shape(name, array)
-        if self._padding is None or shape == array.shape:
-            return array
-        filled = np.full(shape, self._padding.values[name], array.dtype)
-        filled[tuple(slice(size) for size in array.shape)] = array
+    def _joined(self, name: str, arrays: Sequence[Array]) -> Array:
+        if self._padding is None or name not in self._padded:
+            return np.concatenate(arrays)
+        shape = (sum(len(array) for array in arrays), *self._shape(name, arrays[0])[1:])
+        filled = np.full(shape, self._padding.values[name], arrays[0].dtype)
+        start = 0
+        for array in arrays:
+            filled[(slice(start, start := start + len(array)), *map(slice, array.shape[1:]))] = array
         return filled
 
     def _cut(self, name: str, array: Array, feed: Feed) -> Array:

@@ -7,6 +7,7 @@ import concurrent.futures
 import gc
 import random
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from edgeai.errors import DeadlineError, InputError, OverloadError, ProviderError, UsageError
 from edgeai.runtime.batching import Batcher
 from edgeai.runtime.engine import Engine
+from edgeai.runtime.pool import SessionPool
 from edgeai.runtime.session import Session
 from edgeai.runtime.stacking import Padding
 from edgeai.runtime.testing import FakeEngine
@@ -122,6 +124,29 @@ def test_overload_is_refused_at_once_and_the_accepted_are_answered(closed: Gate)
         closed.let.set()
         assert len(concurrent.futures.wait(futures, LONG).done) == 9
     assert (batcher.counts.refused, batcher.counts.answered) == (72, 9)
+
+
+def test_what_cannot_be_answered_in_its_time_is_refused_at_once(closed: Gate) -> None:
+    with Batcher(closed.engine, max_batch=1, max_delay_ms=0) as batcher:
+        slow = busy(batcher, closed)
+        time.sleep(0.2)
+        closed.let.set()
+        slow.result(LONG)  # so long takes a batch, as far as anybody knows
+        closed.let.clear()
+        others = [batcher.submit(feed(1), timeout=LONG)]  # nothing is under way: it is not refused whatever it asks for
+        assert closed.entered.acquire(timeout=LONG)
+        with pytest.raises(OverloadError, match=r"an answer may take \d+ ms \(try again later, or allow more time\)"):
+            batcher.submit(feed(2), timeout=0.2)
+        others += [batcher.submit(feed(3), timeout=LONG), batcher.submit(feed(4))]
+        closed.let.set()
+        assert len(concurrent.futures.wait(others, LONG).done) == 3
+    assert (batcher.counts.refused, batcher.counts.answered, batcher.counts.expired) == (1, 4, 0)
+
+
+def test_a_pool_is_given_as_many_batches_as_it_has_places(double: Path) -> None:
+    with SessionPool(double, ep="cpu", size=3) as pool, Batcher(pool) as batcher:
+        assert len(batcher._threads) == 3
+        assert batcher.run({"x": np.ones((1, 3), np.float32)})["y"].max() == 2
 
 
 def test_deadlines_are_kept_even_while_the_engine_is_busy(closed: Gate) -> None:
@@ -256,11 +281,8 @@ def test_a_thousand_cancellations_leave_nothing(closed: Gate) -> None:
             assert future.cancelled() if n in cancelled else future.result(0)["y"].max() == 2 * n
     gc.collect()
     assert not any(reference() is not None for reference in kept)
-    assert (batcher.counts.cancelled, batcher.counts.answered, batcher._groups) == (
-        len(cancelled),
-        1001 - len(cancelled),
-        {},
-    )
+    assert (batcher.counts.cancelled, batcher.counts.answered) == (len(cancelled), 1001 - len(cancelled))
+    assert not batcher._gathering
 
 
 def test_tasks_share_batches_and_their_cancellation_empties_the_queue(closed: Gate) -> None:
