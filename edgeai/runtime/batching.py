@@ -144,7 +144,8 @@ class Batcher:
         with self._changed:
             self._tally["refused"] += 1
         raise OverloadError(
-            f"{waiting} requests are waiting already" + (f", an answer may take {1e3 * wait:.0f} ms" if too_late else ""),
+            f"{waiting} requests are waiting already"
+            + (f", an answer may take {1e3 * wait:.0f} ms" if too_late else ""),
             hint="try again later, or allow more time" if too_late else "try again later",
         )
 
