@@ -143,11 +143,10 @@ class Batcher:
             return
         with self._changed:
             self._tally["refused"] += 1
-        raise OverloadError(
-            f"{waiting} requests are waiting already"
-            + (f", an answer may take {1e3 * wait:.0f} ms" if too_late else ""),
-            hint="try again later, or allow more time" if too_late else "try again later",
-        )
+        message, hint = f"{waiting} requests are waiting already", "try again later"
+        if too_late:
+            message, hint = f"{message}, an answer may take {1e3 * wait:.0f} ms", f"{hint}, or allow more time"
+        raise OverloadError(message, hint=hint)
 
     def run(self, feed: Feed, *, timeout: float | None = None) -> Answer:
         """The answer, once it is there. Raises what `submit` and its future raise."""
