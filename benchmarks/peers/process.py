@@ -94,9 +94,14 @@ class Peer:
     ) -> float:
         """Seconds that the tool took to write `out`."""
         reply = self.ask(
-            "quantize", seconds=QUANTIZING_SECONDS, recipe=recipe, source=str(source.absolute()), out=str(out.absolute()),
-            calibration=None if calibration is None else str(calibration.absolute()), options=options,
-        )  # fmt: skip
+            "quantize",
+            seconds=QUANTIZING_SECONDS,
+            recipe=recipe,
+            source=str(source.absolute()),
+            out=str(out.absolute()),
+            calibration=None if calibration is None else str(calibration.absolute()),
+            options=options,
+        )
         if not out.exists():
             raise PeerError("it said that it was done, and wrote nothing")
         return float(reply["seconds"])
