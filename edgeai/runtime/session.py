@@ -29,6 +29,7 @@ from edgeai.runtime.opening import Options, create, provider_options, refuse_bad
 from edgeai.runtime.placement import Placement
 from edgeai.runtime.precise_sums import with_precise_sums
 from edgeai.runtime.profiling import Profile, profile
+from edgeai.runtime.proven import differences
 from edgeai.runtime.providers import short_name
 from edgeai.runtime.settings import SessionSettings
 from edgeai.runtime.shrinkage import Shrinkage, run_options, shrinking
@@ -48,7 +49,7 @@ class Session:
 
     `ep` is one provider or several in order of preference: the first must run, the others are its fallback, as are
     those in `fallback`. Whatever was passed over stands in `skipped`, one sentence each. Nodes that a provider does
-    not implement run on the CPU: see `placement`.
+    not implement run on the CPU: see `placement`. All that a person should know of where it runs stands in `notes`.
     """
 
     def __init__(
@@ -221,6 +222,13 @@ class Session:
         """
         self._ready()
         return profile(self._create, self.path, self.settings, self._check.exact(feed), runs=runs)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """`skipped`, and how this machine differs from the one that the bundle was proven on; a sentence each."""
+        # Not at loading: what this machine is takes longer to read than a small model to open.
+        proven = differences(self.bundle.contents.proven_on, self.providers[0]) if self.bundle else ()
+        return (*self.skipped, *proven)
 
     @property
     def task(self) -> Task:
