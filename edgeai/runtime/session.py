@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import os
 import threading
@@ -18,7 +17,7 @@ from edgeai.artifact import Step
 from edgeai.bundle import Bundle, open_bundle
 from edgeai.errors import EdgeAIError, ModelFormatError, UsageError
 from edgeai.runtime.binding import Binding
-from edgeai.runtime.deadlines import Stop, due, run_until
+from edgeai.runtime.deadlines import Stop, due, run_aside, run_until
 from edgeai.runtime.declared import open_artifact
 from edgeai.runtime.failures import explained
 from edgeai.runtime.feeds import FeedCheck
@@ -131,17 +130,8 @@ class Session:
 
         Cancelling the task ends the run. The arrays of the feed must stay as they are until then.
         """
-        stop = Stop(run_options())
         run = functools.partial(self._answer_anything, feed)
-        if timeout is None:
-            work = functools.partial(run, stop.options)
-        else:
-            work = functools.partial(run_until, due(timeout), stop, run, what=str(self.path))
-        try:
-            return await asyncio.get_running_loop().run_in_executor(None, work)
-        except asyncio.CancelledError:
-            stop()
-            raise
+        return await run_aside(Stop(run_options()), run, timeout=timeout, what=str(self.path))
 
     def _answer_anything(self, feed: Feed, options: Any) -> dict[str, Array]:
         feed = self._check.exact(feed)
