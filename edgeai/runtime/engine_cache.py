@@ -75,7 +75,8 @@ def cached_engines(
     """Yield the TensorRT options that name this model's entry, while the session is made.
 
     The entry is whole or empty, and locked against other processes; with `timings`, those of former builds on such a
-    GPU are reused. Without a place to write, what is yielded is empty: the engine is built each time. Raises
+    GPU are reused. What is yielded is empty, and engines are built each time, without a place to write and for a model
+    of which opening built none: TensorRT builds those at runs, whenever a shape is new. Raises
     UnsafePathError if the place belongs to somebody else, or others could have written to it.
     """
     with contextlib.ExitStack() as held:
@@ -84,13 +85,20 @@ def cached_engines(
             shelf = private_directory(base / _digest(environment))
             entry = shelf / _digest({"model": _model_digest(model), "options": dict(options)})
             held.enter_context(_locked(entry.with_suffix(".lock")))
-            complete, timing = _emptied_unless_whole(entry), shelf / "timing"
+            at_runs = _recorded(private_directory(entry)) == {}
+            complete, timing = at_runs or _emptied_unless_whole(entry), shelf / "timing"
             if not complete:
                 _LOG.warning("TensorRT builds engines for %s, which may take minutes", model)
                 held.enter_context(_locked(base / f"{shelf.name}.lock"))
                 _emptied_unless_whole(timing)
         except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
             _LOG.warning("engines are not cached: %s", error)
+            yield {}
+            return
+        if at_runs:  # what is written while nobody holds the lock cannot be told from what was harmed
+            _LOG.warning(
+                "engines for %s are not cached: TensorRT builds them at its runs, as where axes have no ranges", model
+            )
             yield {}
             return
         values = {"trt_engine_cache_enable": "True", "trt_engine_cache_path": str(entry)}
@@ -139,18 +147,22 @@ def _files(entry: Path) -> dict[str, str]:
 
 def _emptied_unless_whole(entry: Path) -> bool:
     """Are the files exactly those that were recorded? If not, the directory is empty afterwards."""
-    private_directory(entry)
-    try:
-        recorded = json.loads((entry / _RECORD).read_text())
-        whole = bool(recorded) and recorded == _files(entry)
-    except (OSError, ValueError):
-        whole = False
+    recorded = _recorded(private_directory(entry))
+    whole = bool(recorded) and recorded == _files(entry)
     if not whole:
         if any(entry.iterdir()):
             _LOG.warning("%s is incomplete or was changed: it is made again", entry)
         shutil.rmtree(entry)
         private_directory(entry)
     return whole
+
+
+def _recorded(entry: Path) -> object:
+    """What `_record` wrote; None if there is nothing that can be read. Empty if opening the model built no engine."""
+    try:
+        return json.loads((entry / _RECORD).read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _record(entry: Path) -> None:
