@@ -53,16 +53,6 @@ def cuda_environment(device_id: int) -> dict[str, str]:
     }  # fmt: skip
 
 
-def environment_of(provider: str, device_id: int = 0) -> dict[str, str]:
-    """What must be the same where code runs that `provider` (a short name) has compiled: the kind of device and the
-    versions, but not the very device and its driver.
-    """
-    if provider in ("tensorrt", "tensorrt-rtx"):
-        found = cuda_environment(device_id)
-        return {key: value for key, value in found.items() if key not in ("gpu_uuid", "driver")}
-    return {"onnxruntime": str(onnxruntime().__version__)}
-
-
 @contextlib.contextmanager
 def cached_engines(
     model: Path,

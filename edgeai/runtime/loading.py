@@ -79,7 +79,7 @@ def _provider_for(path: str | Path, ep: str | Sequence[str], options: Options | 
         ep = made.provider
     name, *_ = resolve(ep)
     given = next((value for key, value in (options or {}).items() if short_name(key) == name), None)
-    refuse_elsewhere(path, name, device_id=getattr(parse_options(name, given), "device_id", None) or 0)
+    refuse_elsewhere(path, name, parse_options(name, given))
     return ep
 
 

@@ -21,7 +21,7 @@ import pytest
 from onnx import numpy_helper
 
 from edgeai.errors import UnsafePathError
-from edgeai.runtime.engine_cache import cached_engines, environment_of, private_directory
+from edgeai.runtime.engine_cache import cached_engines, private_directory
 
 HERE = {"onnxruntime": "1.31.1", "tensorrt": "101600", "cuda": "13.0", "driver": "580.95.05", "gpu_uuid": "a"}
 OPTIONS = {"trt_fp16_enable": "True"}
@@ -199,11 +199,6 @@ def test_without_a_place_to_write_engines_are_built_each_time(
     with cached_engines(double, OPTIONS, environment=HERE, root=None if place == "no home" else root) as values:
         assert values == {}
     assert "engines are not cached" in caplog.text
-
-
-def test_the_environment_names_what_is_installed() -> None:
-    assert environment_of("openvino").keys() == {"onnxruntime"}
-    assert {"onnxruntime", "tensorrt"} <= environment_of("tensorrt").keys()
 
 
 BUILDER = """
