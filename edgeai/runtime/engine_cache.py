@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import hashlib
 import json
 import logging
@@ -32,7 +31,7 @@ from edgeai.external import external_files
 from edgeai.ort import onnxruntime
 from edgeai.runtime import cuda_driver
 from edgeai.runtime.preflight import needed_libraries
-from edgeai.storage import atomic_text, cache_dir, is_partial, sha256
+from edgeai.storage import atomic_text, cache_dir, is_partial, lock_file, sha256
 
 _LOG = logging.getLogger("edgeai")
 _RECORD = "entry.json"
@@ -81,7 +80,7 @@ def cached_engines(
                 _LOG.warning("TensorRT builds engines for %s, which may take minutes", model)
                 held.enter_context(_locked(base / f"{shelf.name}.lock"))
                 _emptied_unless_whole(timing)
-        except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
+        except (OSError, RuntimeError, StorageError) as error:  # RuntimeError: there is no home directory
             _LOG.warning("engines are not cached: %s", error)
             yield {}
             return
@@ -123,7 +122,7 @@ def private_directory(path: Path) -> Path:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     with open(path, "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        lock_file(stream)
         yield
 
 
