@@ -15,14 +15,16 @@ import pytest
 from edgeai.artifact import Artifact
 from edgeai.bundle import pack
 from edgeai.machine import machine
-from edgeai.runtime.providers import reason
+from edgeai.runtime.providers import PROVIDERS, probing, reason
 from edgeai.samples import Samples
+
+LONGEST_S = probing._LONGEST_S * len(PROVIDERS)  # the doctor tries one after the other
 
 
 def edgeai(*arguments: object, cache: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "edgeai", *map(str, arguments)],
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=LONGEST_S,
         env={**os.environ, "EDGEAI_CACHE": str(cache), "COLUMNS": "80"},
     )  # fmt: skip
 
