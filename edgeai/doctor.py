@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ def _packages() -> Iterator[Finding]:
     listed = ", ".join(f"{wheel.name} {wheel.version}" for wheel in wheels) or f"{version}, of no known wheel"
     if wrong := wheel_fault(wheels, version):
         yield Finding("onnxruntime", "problem", *wrong)
-    elif tuple(map(int, version.split(".")[:2])) < _OLDEST:
+    elif tuple(map(int, re.findall(r"\d+", version)[:2])) < _OLDEST:
         oldest = ".".join(map(str, _OLDEST))
         name = wheels[0].name if wheels else "onnxruntime"
         yield Finding(

@@ -7,13 +7,13 @@ What a killed writer leaves beside the target is recognised by its name and remo
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
 from edgeai.errors import ExistsError, StorageError
 
@@ -68,8 +68,8 @@ def _aside(path: Path, overwrite: bool, place: Callable[[Path, Path], None] | No
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path)
         with open(lock, "w") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
             try:
+                lock_file(held)
                 yield temporary
                 refuse_existing(path, overwrite)
                 (place or _replace)(temporary, path)
@@ -113,7 +113,7 @@ def _remove_stale(path: Path) -> None:
             continue
         with held:
             try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_file(held, wait=False)
             except BlockingIOError:
                 continue
             partial = lock.with_suffix("")
@@ -133,6 +133,18 @@ def refuse_existing(path: str | Path, overwrite: bool) -> None:
     """Raise ExistsError if `path` is there and may not be replaced; call it before long work starts."""
     if not overwrite and os.path.lexists(path):
         raise ExistsError(f"{path} already exists", hint="add --overwrite (overwrite=True) to replace it")
+
+
+def lock_file(stream: IO[Any], *, wait: bool = True) -> None:
+    """Lock an open file for this process until it is closed; the kernel frees it if we die.
+
+    Raises BlockingIOError if somebody else holds it and we do not `wait`, StorageError where there are no such locks.
+    """
+    try:
+        import fcntl
+    except ImportError as error:  # Windows: models run there all the same
+        raise StorageError("this system has no file locks (fcntl), without which edgeai writes no files") from error
+    fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_partial(path: Path) -> bool:

@@ -115,6 +115,14 @@ def test_an_old_version_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.level, found.remedy) == ("note", "pip install 'onnxruntime-openvino>=1.31'")
 
 
+@pytest.mark.parametrize(("version", "level"), [("1.31rc1", "ok"), ("1.30rc2", "note"), ("2.0.dev3+gpu", "ok")])
+def test_a_version_may_be_more_than_numbers(monkeypatch: pytest.MonkeyPatch, version: str, level: str) -> None:
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    monkeypatch.setattr(doctor, "installed_wheels", lambda: (Wheel("onnxruntime", version),))
+    monkeypatch.setattr(doctor, "_providers", lambda: [])
+    assert look("onnxruntime").level == level
+
+
 @pytest.mark.parametrize("wheels", [(), (Wheel("onnxruntime", "1"), Wheel("onnxruntime-gpu", "1"))])
 def test_without_onnxruntime_the_rest_is_still_said(monkeypatch: pytest.MonkeyPatch, wheels: Any) -> None:
     def missing() -> Any:

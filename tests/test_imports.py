@@ -3,8 +3,11 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from edgeai.runtime.providers.probe import MODEL
 
 HEAVY = ("torch", "onnx", "onnx_ir", "onnxscript", "click", "rich")
 LIGHT_ROOMS = (
@@ -42,6 +45,29 @@ def test_light_rooms_work_where_the_heavy_packages_are_missing(room: str) -> Non
     found = imported_by(f"sys.modules.update(dict.fromkeys({blocked!r}))\nimport {room}")
     assert "edgeai" in found
     assert "onnxruntime" not in found, "ONNX Runtime is imported when a session is made, not before"
+
+
+def test_models_run_where_there_are_no_file_locks(tmp_path: Path) -> None:
+    (tmp_path / "add.onnx").write_bytes(MODEL)
+    code = f"""
+import sys
+sys.modules["fcntl"] = None  # as on Windows
+import numpy as np
+import edgeai
+from edgeai.errors import StorageError
+from edgeai.storage import atomic_text
+for room in {LIGHT_ROOMS!r}:
+    __import__(room)
+with edgeai.load("add.onnx", ep="cpu") as session:
+    assert session.run({{"x": np.ones((1, 4), np.float32)}})["y"].tolist() == [[2, 2, 2, 2]]
+try:
+    atomic_text("out.txt", "text")
+except StorageError as error:
+    print(error.message)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stdout.strip() == "this system has no file locks (fcntl), without which edgeai writes no files", done
+    assert [file.name for file in tmp_path.iterdir()] == ["add.onnx"]
 
 
 def test_help_needs_none_of_the_heavy_packages() -> None:

@@ -42,7 +42,7 @@ def command(
     from edgeai.runtime.tasks import text_generation
 
     with edgeai.load(bundle, ep=ep) as session:
-        for sentence in session.skipped:
+        for sentence in session.notes:
             click.echo(sentence, err=True)
         pieces = text_generation(session.task).stream(
             prompt,

@@ -41,7 +41,7 @@ def command(
     if bool(inputs) != bool(out):
         raise UsageError("--input and --out belong together")
     with edgeai.load(model, ep=ep) as session:
-        for sentence in session.skipped:
+        for sentence in session.notes:
             click.echo(sentence, err=True)
         if inputs and out:
             session.run_samples(edgeai.Samples.load(inputs)).save(out, overwrite=overwrite)

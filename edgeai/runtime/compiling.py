@@ -10,7 +10,7 @@ from edgeai.errors import EdgeAIError, ModelFormatError, ProviderError, UsageErr
 from edgeai.external import compiled_nodes, metadata, refuse_outside
 from edgeai.machine import machine, versions
 from edgeai.ort import onnxruntime
-from edgeai.runtime.engine_cache import environment_of
+from edgeai.runtime.environment import environment_of
 from edgeai.runtime.fitting import prepared
 from edgeai.runtime.made_for import MADE_FOR_KEY, MadeFor
 from edgeai.runtime.opening import create, first_line
@@ -52,8 +52,7 @@ def compile(
     refuse_unavailable(name)
     stamp = Artifact.from_metadata(path, metadata(path))
     made_for = MadeFor(
-        str(onnxruntime().__version__), machine().architecture, None, name,
-        environment_of(name, getattr(chosen, "device_id", None) or 0),
+        str(onnxruntime().__version__), machine().architecture, None, name, environment_of(name, chosen),
     )  # fmt: skip
     step = Step("compile", {"ep": name, **chosen.to_ort()}, versions(), sha256(path))
     artifact = stamp.after(step, out)

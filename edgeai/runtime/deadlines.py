@@ -5,6 +5,7 @@ A timer thread for each run would cost more than most runs.
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import itertools
 import math
@@ -121,7 +122,7 @@ WATCH = Watch()
 def run_until(moment: float, stop: Stop, run: Callable[[Any], T], *, what: str) -> T:
     """`run(stop.options)`, ended at `moment` (`time.monotonic`). Raises DeadlineError then, and what `run` raises."""
     if time.monotonic() >= moment:
-        raise DeadlineError(f"{what}: the deadline passed before the run could start", hint=_HINT)
+        raise _too_late(what)
     alarm = WATCH.at(moment, stop)
     try:
         return run(stop.options)
@@ -131,6 +132,36 @@ def run_until(moment: float, stop: Stop, run: Callable[[Any], T], *, what: str) 
         raise
     finally:
         alarm.cancel()
+
+
+async def run_aside(stop: Stop, run: Callable[[Any], T], *, timeout: float | None, what: str) -> T:
+    """`run(stop.options)` in a thread of the event loop's executor; `timeout` in seconds, None for no limit.
+
+    The time until a thread is free counts. Cancelling the task ends the run. Raises DeadlineError when time is up,
+    UsageError for a timeout that is not positive, and what `run` raises.
+    """
+    moment, begun = None if timeout is None else due(timeout), False
+
+    def work() -> T:
+        nonlocal begun
+        begun = True
+        return run(stop.options) if moment is None else run_until(moment, stop, run, what=what)
+
+    future = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        if timeout is not None:
+            await asyncio.wait([future], timeout=timeout)
+            if not begun:
+                raise _too_late(what)
+        return await future
+    except (asyncio.CancelledError, DeadlineError):
+        future.cancel()
+        stop()
+        raise
+
+
+def _too_late(what: str) -> DeadlineError:
+    return DeadlineError(f"{what}: the deadline passed before the run could start", hint=_HINT)
 
 
 def _after_fork() -> None:

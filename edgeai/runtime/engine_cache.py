@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import hashlib
 import json
 import logging
@@ -32,7 +31,7 @@ from edgeai.external import external_files
 from edgeai.ort import onnxruntime
 from edgeai.runtime import cuda_driver
 from edgeai.runtime.preflight import needed_libraries
-from edgeai.storage import atomic_text, cache_dir, is_partial, sha256
+from edgeai.storage import atomic_text, cache_dir, is_partial, lock_file, sha256
 
 _LOG = logging.getLogger("edgeai")
 _RECORD = "entry.json"
@@ -53,16 +52,6 @@ def cuda_environment(device_id: int) -> dict[str, str]:
     }  # fmt: skip
 
 
-def environment_of(provider: str, device_id: int = 0) -> dict[str, str]:
-    """What must be the same where code runs that `provider` (a short name) has compiled: the kind of device and the
-    versions, but not the very device and its driver.
-    """
-    if provider in ("tensorrt", "tensorrt-rtx"):
-        found = cuda_environment(device_id)
-        return {key: value for key, value in found.items() if key not in ("gpu_uuid", "driver")}
-    return {"onnxruntime": str(onnxruntime().__version__)}
-
-
 @contextlib.contextmanager
 def cached_engines(
     model: Path,
@@ -75,7 +64,8 @@ def cached_engines(
     """Yield the TensorRT options that name this model's entry, while the session is made.
 
     The entry is whole or empty, and locked against other processes; with `timings`, those of former builds on such a
-    GPU are reused. Without a place to write, what is yielded is empty: the engine is built each time. Raises
+    GPU are reused. What is yielded is empty, and engines are built each time, without a place to write and for a model
+    of which opening built none: TensorRT builds those at runs, whenever a shape is new. Raises
     UnsafePathError if the place belongs to somebody else, or others could have written to it.
     """
     with contextlib.ExitStack() as held:
@@ -84,13 +74,20 @@ def cached_engines(
             shelf = private_directory(base / _digest(environment))
             entry = shelf / _digest({"model": _model_digest(model), "options": dict(options)})
             held.enter_context(_locked(entry.with_suffix(".lock")))
-            complete, timing = _emptied_unless_whole(entry), shelf / "timing"
+            at_runs = _recorded(private_directory(entry)) == {}
+            complete, timing = at_runs or _emptied_unless_whole(entry), shelf / "timing"
             if not complete:
                 _LOG.warning("TensorRT builds engines for %s, which may take minutes", model)
                 held.enter_context(_locked(base / f"{shelf.name}.lock"))
                 _emptied_unless_whole(timing)
-        except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
+        except (OSError, RuntimeError, StorageError) as error:  # RuntimeError: there is no home directory
             _LOG.warning("engines are not cached: %s", error)
+            yield {}
+            return
+        if at_runs:  # what is written while nobody holds the lock cannot be told from what was harmed
+            _LOG.warning(
+                "engines for %s are not cached: TensorRT builds them at its runs, as where axes have no ranges", model
+            )
             yield {}
             return
         values = {"trt_engine_cache_enable": "True", "trt_engine_cache_path": str(entry)}
@@ -125,7 +122,7 @@ def private_directory(path: Path) -> Path:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     with open(path, "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        lock_file(stream)
         yield
 
 
@@ -139,18 +136,22 @@ def _files(entry: Path) -> dict[str, str]:
 
 def _emptied_unless_whole(entry: Path) -> bool:
     """Are the files exactly those that were recorded? If not, the directory is empty afterwards."""
-    private_directory(entry)
-    try:
-        recorded = json.loads((entry / _RECORD).read_text())
-        whole = bool(recorded) and recorded == _files(entry)
-    except (OSError, ValueError):
-        whole = False
+    recorded = _recorded(private_directory(entry))
+    whole = bool(recorded) and recorded == _files(entry)
     if not whole:
         if any(entry.iterdir()):
             _LOG.warning("%s is incomplete or was changed: it is made again", entry)
         shutil.rmtree(entry)
         private_directory(entry)
     return whole
+
+
+def _recorded(entry: Path) -> object:
+    """What `_record` wrote; None if there is nothing that can be read. Empty if opening the model built no engine."""
+    try:
+        return json.loads((entry / _RECORD).read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _record(entry: Path) -> None:

@@ -10,10 +10,8 @@ from typing import Literal
 import numpy as np
 
 from edgeai.errors import InputError
-from edgeai.machine import machine
 from edgeai.runtime.engine import Engine
 from edgeai.runtime.loading import load
-from edgeai.runtime.session import Session
 from edgeai.spec import Array
 
 
@@ -74,7 +72,7 @@ def verify_bundle(path: str | Path, *, ep: str = "auto") -> BundleReport:
             vectors=len(golden.inputs) if golden else 0,
             tolerance=limit,
             errors=errors,
-            findings=(*findings, *_differences(session)),
+            findings=(*findings, *session.notes),
         )
 
 
@@ -102,17 +100,3 @@ def _errors(engine: Engine, inputs: Mapping[str, Array], expected: Mapping[str, 
         name: relative_error(expected[name], answers[name]) if name in expected and name in answers else float("inf")
         for name in answers.keys() | expected.keys()
     }
-
-
-def _differences(session: Session) -> list[str]:
-    """Where this machine is another than the one that the bundle was proven on."""
-    assert session.bundle is not None
-    proven, here = session.bundle.contents.proven_on, machine()
-    found = list(session.skipped)
-    features = proven.get("features")
-    if isinstance(features, list) and (missing := sorted(set(map(str, features)) - set(here.features))):
-        found.append(f"proven with CPU features that are missing here: {', '.join(missing)}")
-    for what, ours in (("architecture", here.architecture), ("provider", session.providers[0])):
-        if proven.get(what) not in (None, ours):
-            found.append(f"proven on {what} {proven[what]}, here it is {ours}")
-    return found

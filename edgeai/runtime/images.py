@@ -16,6 +16,9 @@ from edgeai.errors import DataError, InputError
 from edgeai.runtime.pictures import RESAMPLING, decode, resized
 from edgeai.spec import Array
 
+# A strip of one by a million pixels is a small file, until its shorter edge is made as long as the network's.
+_MOST_PIXELS = 1 << 26
+
 
 @dataclass(frozen=True)
 class ImagePreparation:
@@ -71,7 +74,8 @@ class ImagePreparation:
     def __call__(self, image: Array) -> Array:
         """uint8 (height, width) or (height, width, channels) -> float32 (channels, height, width).
 
-        One channel is repeated where the network has more. Raises InputError for any other array.
+        One channel is repeated where the network has more. Raises InputError for any other array, and for one that
+        resizing would make enormous.
         """
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or not image.size:
             raise InputError(f"expected a uint8 image (height, width[, channels]), got {image.dtype} {image.shape}")
@@ -92,6 +96,11 @@ class ImagePreparation:
             if isinstance(target, int):  # the longer edge keeps the proportion, rounded down
                 short = min(height, width)
                 target = (target * height // short, target * width // short)
+            if target[0] * target[1] > _MOST_PIXELS:
+                raise InputError(
+                    f"the image has {height}x{width} pixels, which would be resized to {target[0]}x{target[1]}",
+                    hint="crop it to the part that matters",
+                )
             return pixels if target == (height, width) else resized(pixels, target, self.resample)
         if (height, width) not in (self.size, self.resize):
             known = [size for size in (self.size, self.resize) if isinstance(size, tuple)]

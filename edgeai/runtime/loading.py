@@ -11,7 +11,7 @@ from edgeai.bundle import Bundle, bundle_being_checked, is_bundle
 from edgeai.errors import IntegrityError, UsageError
 from edgeai.runtime.made_for import made_for, refuse_elsewhere
 from edgeai.runtime.opening import Options
-from edgeai.runtime.providers import parse_options, resolve, short_name
+from edgeai.runtime.providers import AUTO, PROVIDERS, parse_options, resolve, short_name
 from edgeai.runtime.session import Session
 from edgeai.runtime.settings import SessionSettings
 
@@ -31,8 +31,9 @@ def load(
     A `Bundle` that is open was checked when it was opened; the session closes it. Otherwise large files are hashed
     while ONNX Runtime reads them, and there is no session before both are done.
 
-    `ep` and `fallback` name execution providers: see `Session`. `settings` may be plain JSON; without them a bundle's
-    own are used. `options` maps provider names to their options, such as {"cuda": {"device_id": 1}}.
+    `ep` and `fallback` name execution providers: see `Session`. For a file that was made for one, "auto" is that one.
+    `settings` may be plain JSON; without them a bundle's own are used.
+    `options` maps provider names to their options, such as {"cuda": {"device_id": 1}}.
     `min_on_ep` is the part of the nodes that the provider must run, 0..1. A model with compiled parts (EPContext) is
     opened if `edgeai.compile` made it here, or if you say `trust_compiled`: they are code.
     Raises what `Session` and `edgeai.bundle.open_bundle` raise, and ModelFormatError for a model that was made for
@@ -40,17 +41,16 @@ def load(
     """
     chosen = settings if isinstance(settings, SessionSettings | None) else SessionSettings.from_json(settings)
     open_session = functools.partial(
-        Session, ep=ep, fallback=fallback, options=options, min_on_ep=min_on_ep, trust_compiled=trust_compiled
+        Session, fallback=fallback, options=options, min_on_ep=min_on_ep, trust_compiled=trust_compiled
     )
     if not isinstance(path, Bundle) and not is_bundle(path):
-        _refuse_elsewhere(path, ep, options)
-        return open_session(path, settings=chosen)
+        return open_session(path, ep=_provider_for(path, ep, options), settings=chosen)
     session: Session | None = None
     try:
         with _closed_on_errors(path) if isinstance(path, Bundle) else bundle_being_checked(path) as bundle:
             chosen = chosen or recorded_settings(bundle)
-            _refuse_elsewhere(bundle.model_path, ep, options)
-            session = open_session(bundle.model_path, settings=chosen, bundle=bundle)
+            ep = _provider_for(bundle.model_path, ep, options)
+            session = open_session(bundle.model_path, ep=ep, settings=chosen, bundle=bundle)
     except BaseException:
         if session is not None:  # the files are damaged: what was made of them is worth nothing
             session.close()
@@ -67,12 +67,20 @@ def _closed_on_errors(bundle: Bundle) -> Iterator[Bundle]:
         raise
 
 
-def _refuse_elsewhere(path: str | Path, ep: str | Sequence[str], options: Options | None) -> None:
-    if made_for(path) is None:
-        return  # most files; what is here need not be looked at
+def _provider_for(path: str | Path, ep: str | Sequence[str], options: Options | None) -> str | Sequence[str]:
+    """`ep`, where "auto" is the provider that the file was made for, if it was made for one.
+
+    Raises ModelFormatError for a file that was made for another provider, or that needs another machine.
+    """
+    made = made_for(path)
+    if made is None:
+        return ep  # most files; what is here need not be looked at
+    if ep == AUTO and made.provider in PROVIDERS:
+        ep = made.provider
     name, *_ = resolve(ep)
     given = next((value for key, value in (options or {}).items() if short_name(key) == name), None)
-    refuse_elsewhere(path, name, device_id=getattr(parse_options(name, given), "device_id", None) or 0)
+    refuse_elsewhere(path, name, parse_options(name, given))
+    return ep
 
 
 def recorded_settings(bundle: Bundle) -> SessionSettings:

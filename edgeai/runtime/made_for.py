@@ -17,7 +17,8 @@ from edgeai.errors import ModelFormatError
 from edgeai.external import metadata
 from edgeai.machine import machine
 from edgeai.ort import onnxruntime
-from edgeai.runtime.engine_cache import environment_of
+from edgeai.runtime.environment import environment_of
+from edgeai.runtime.providers import ProviderOptions, refuse_unavailable
 
 MADE_FOR_KEY = "edgeai.made_for"
 
@@ -67,10 +68,11 @@ class MadeFor:
             )
             if mine != theirs
         ]
+        same = self.provider == here.provider  # else its environment says nothing
         found += [
             f"{name} {value} (here {here.environment.get(name) or 'none'})"
             for name, value in self.environment.items()
-            if value != here.environment.get(name)
+            if same and value != here.environment.get(name)
         ]
         mine, theirs = set(self.features or ()), set(here.features or ())
         lacking = [] if self.features is None else sorted(mine - theirs)
@@ -89,17 +91,19 @@ def made_for(path: str | Path) -> MadeFor | None:
         raise ModelFormatError(f"{path}: what it was made for is unreadable ({error})") from error
 
 
-def refuse_elsewhere(path: str | Path, provider: str, *, device_id: int = 0) -> None:
+def refuse_elsewhere(path: str | Path, provider: str, options: ProviderOptions) -> None:
     """Raise ModelFormatError, naming what differs, if the file was made for another machine, version or provider.
 
-    `device_id` is the GPU that it is to run on, if it was compiled for one.
+    `options` are those that it is to run with: they say on which device. What `provider` has compiled needs it loaded:
+    raises ProviderError if it cannot be.
     """
     wanted = made_for(path)
     if wanted is None:
         return
     here = MadeFor.here(provider)
-    if wanted.environment:
-        here = dataclasses.replace(here, environment=environment_of(provider, device_id))
+    if wanted.environment and wanted.provider == provider:
+        refuse_unavailable(provider)
+        here = dataclasses.replace(here, environment=environment_of(provider, options))
     if differences := wanted.differences(here):
         command = "edgeai optimize --target-specific" if wanted.features is not None else "edgeai compile"
         raise ModelFormatError(

@@ -28,11 +28,12 @@ def generate_rows(
     max_positions: int | None = None,
     chunk: int = CHUNK,
     cancelled: Callable[[], bool] = never,
+    place: int = 0,
 ) -> Iterator[list[int | None]]:
     """Yield the next token id of every prompt, step by step; None for a row that has ended.
 
-    Options and errors are those of `generate`. What a row draws follows from the seed and its place. More prompts
-    than the model's batch axis allows are refused with InputError.
+    Options and errors are those of `generate`. What a row draws follows from the seed and its place, which for the
+    first row is `place`. More prompts than the model's batch axis allows are refused with InputError.
     """
     if chunk < 1:
         raise UsageError(f"chunk = {chunk}, must be at least 1")
@@ -43,7 +44,8 @@ def generate_rows(
     longest = max(map(len, texts))
     steps = steps_after(max_new_tokens, longest, max_positions or context(engine.signature))
     cache = open_cache(engine, len(texts), longest + steps)
-    return _continue(cache, texts, longest, steps, sampling, frozenset(stop_ids), chunk, cancelled)
+    random = [sampling.random(place + row) for row in range(len(texts))]
+    return _continue(cache, texts, longest, steps, sampling, random, frozenset(stop_ids), chunk, cancelled)
 
 
 def widest_batch(engine: Engine) -> int:
@@ -67,12 +69,12 @@ def _continue(
     longest: int,
     steps: int,
     sampling: Sampling,
+    random: Sequence[np.random.Generator],
     stop_ids: frozenset[int],
     chunk: int,
     cancelled: Callable[[], bool],
 ) -> Iterator[list[int | None]]:
     ids, mask = _padded(texts, longest, steps)
-    random = [sampling.random(row) for row in range(len(texts))]
     ended = [False] * len(texts)
     for end in range(longest, longest + steps):
         while cache.length < end:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import os
 import threading
@@ -18,7 +17,7 @@ from edgeai.artifact import Step
 from edgeai.bundle import Bundle, open_bundle
 from edgeai.errors import EdgeAIError, ModelFormatError, UsageError
 from edgeai.runtime.binding import Binding
-from edgeai.runtime.deadlines import Stop, due, run_until
+from edgeai.runtime.deadlines import Stop, due, run_aside, run_until
 from edgeai.runtime.declared import open_artifact
 from edgeai.runtime.failures import explained
 from edgeai.runtime.feeds import FeedCheck
@@ -29,6 +28,7 @@ from edgeai.runtime.opening import Options, create, provider_options, refuse_bad
 from edgeai.runtime.placement import Placement
 from edgeai.runtime.precise_sums import with_precise_sums
 from edgeai.runtime.profiling import Profile, profile
+from edgeai.runtime.proven import differences
 from edgeai.runtime.providers import short_name
 from edgeai.runtime.settings import SessionSettings
 from edgeai.runtime.shrinkage import Shrinkage, run_options, shrinking
@@ -48,7 +48,7 @@ class Session:
 
     `ep` is one provider or several in order of preference: the first must run, the others are its fallback, as are
     those in `fallback`. Whatever was passed over stands in `skipped`, one sentence each. Nodes that a provider does
-    not implement run on the CPU: see `placement`.
+    not implement run on the CPU: see `placement`. All that a person should know of where it runs stands in `notes`.
     """
 
     def __init__(
@@ -130,17 +130,8 @@ class Session:
 
         Cancelling the task ends the run. The arrays of the feed must stay as they are until then.
         """
-        stop = Stop(run_options())
         run = functools.partial(self._answer_anything, feed)
-        if timeout is None:
-            work = functools.partial(run, stop.options)
-        else:
-            work = functools.partial(run_until, due(timeout), stop, run, what=str(self.path))
-        try:
-            return await asyncio.get_running_loop().run_in_executor(None, work)
-        except asyncio.CancelledError:
-            stop()
-            raise
+        return await run_aside(Stop(run_options()), run, timeout=timeout, what=str(self.path))
 
     def _answer_anything(self, feed: Feed, options: Any) -> dict[str, Array]:
         feed = self._check.exact(feed)
@@ -221,6 +212,13 @@ class Session:
         """
         self._ready()
         return profile(self._create, self.path, self.settings, self._check.exact(feed), runs=runs)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """`skipped`, and how this machine differs from the one that the bundle was proven on; a sentence each."""
+        # Not at loading: what this machine is takes longer to read than a small model to open.
+        proven = differences(self.bundle.contents.proven_on, self.providers[0]) if self.bundle else ()
+        return (*self.skipped, *proven)
 
     @property
     def task(self) -> Task:

@@ -68,11 +68,15 @@ class TextGeneration:
         sampling: Sampling = GREEDY,
         stop: Sequence[str] = (),
     ) -> list[str]:
-        """The continuations of several prompts, in order, as many together as the model's batch axis allows."""
+        """The continuations of several prompts, in order, as many together as the model's batch axis allows.
+
+        What a prompt draws follows from the seed and its place among `items`, whatever stands beside it.
+        """
+        widest = widest_batch(self.engine)
         return [
             text
-            for group in in_groups(items, widest_batch(self.engine))
-            for text in self._together(group, max_new_tokens, sampling, stop)
+            for number, group in enumerate(in_groups(items, widest))
+            for text in self._together(group, max_new_tokens, sampling, stop, place=number * widest)
         ]
 
     def map(self, items: Iterable[str], *, batch: int = 16) -> Iterator[str]:
@@ -84,7 +88,7 @@ class TextGeneration:
         return Conversation(self)
 
     def _together(
-        self, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling, stop: Sequence[str]
+        self, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling, stop: Sequence[str], *, place: int
     ) -> Iterator[str]:
         ids = [self.tokenizer.encode(prompt) for prompt in prompts]
         longest = max(map(len, ids))
@@ -99,7 +103,9 @@ class TextGeneration:
                 sampling=sampling,
                 stop_ids=self.stop_ids,
                 max_positions=self.max_positions,
+                place=place,
             )
+            place += len(group)
             rows = list(zip(*steps, strict=True)) or [()] * len(group)  # nothing where every row ended at once
             for row in rows:
                 yield "".join(pieces(self.tokenizer, (token for token in row if token is not None), stop))

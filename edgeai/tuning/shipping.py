@@ -48,7 +48,8 @@ def ship(
         "extras": extras,
         "settings": point.settings.to_json(),
         "proven_on": {
-            "provider": point.provider, "cpu": here.cpu, "features": list(here.features), "cores": here.cores,
+            "provider": point.provider, "architecture": here.architecture, "cpu": here.cpu,
+            "features": list(here.features), "cores": here.cores,
         },
     }  # fmt: skip
     # Packed twice: the bundle gets its name only after another one of the same bytes has answered.

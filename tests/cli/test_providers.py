@@ -8,16 +8,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
-from edgeai.runtime.providers import reason
+from edgeai.artifact import Artifact
+from edgeai.bundle import pack
+from edgeai.machine import machine
+from edgeai.runtime.providers import PROVIDERS, probing, reason
+from edgeai.samples import Samples
+
+LONGEST_S = probing._LONGEST_S * len(PROVIDERS)  # the doctor tries one after the other
 
 
 def edgeai(*arguments: object, cache: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "edgeai", *map(str, arguments)],
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=LONGEST_S,
         env={**os.environ, "EDGEAI_CACHE": str(cache), "COLUMNS": "80"},
     )  # fmt: skip
 
@@ -27,6 +34,17 @@ def relu(tmp_path: Path) -> Path:
     text = '<ir_version: 8, opset_import: ["": 17]> r (float[n,4] x) => (float[n,4] y) { y = Relu(x) }'
     onnx.save(onnx.parser.parse_model(text), tmp_path / "relu.onnx")
     return tmp_path / "relu.onnx"
+
+
+def test_run_says_that_a_bundle_was_proven_elsewhere(tmp_path: Path, relu: Path) -> None:
+    pack(Artifact(relu), tmp_path / "m.bundle", proven_on={"architecture": "abacus"}).close()
+    Samples.from_feeds([{"x": np.ones((1, 4), np.float32)}]).save(tmp_path / "x.npz")
+    done = edgeai(
+        "run", tmp_path / "m.bundle", "--input", tmp_path / "x.npz", "-o", tmp_path / "y.npz", "--ep", "cpu",
+        cache=tmp_path,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert done.stderr.splitlines() == [f"proven on architecture abacus, here it is {machine().architecture}"]
 
 
 def test_doctor_says_everything_as_data(tmp_path: Path) -> None:

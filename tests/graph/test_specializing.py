@@ -13,12 +13,14 @@ import pytest
 import edgeai.runtime.made_for as made_for
 from edgeai import modelfile
 from edgeai.artifact import Artifact
+from edgeai.bundle import pack
 from edgeai.errors import ExistsError, ModelFormatError, UsageError
 from edgeai.external import external_files, metadata
 from edgeai.graph import optimize, specialize
 from edgeai.machine import Machine, machine
 from edgeai.runtime import load
 from edgeai.runtime.made_for import MADE_FOR_KEY
+from edgeai.runtime.providers import availability
 
 from .conftest import answers
 
@@ -85,6 +87,18 @@ def test_another_provider_refuses_it(portable: Artifact, tmp_path: Path) -> None
     done = specialize(portable, out=tmp_path / "s.onnx")
     with pytest.raises(ModelFormatError, match="execution provider cpu .here cuda."):
         load(done.path, ep="cuda")
+
+
+def test_auto_is_the_provider_that_it_was_made_for(
+    portable: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = specialize(portable, out=tmp_path / "s.onnx")
+    monkeypatch.setattr(availability, "runs", lambda name: None)  # as if every provider ran here, CUDA first
+    assert availability.resolve("auto") == ("cuda",)
+    with load(done.path) as session:
+        assert session.providers == ("cpu",)
+    with pack(done, tmp_path / "m.bundle") as bundle, load(bundle.path) as session:
+        assert session.providers == ("cpu",)
 
 
 def test_a_note_that_cannot_be_read_is_refused(portable: Artifact, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -29,10 +30,13 @@ from edgeai.errors import (
     UsageError,
 )
 from edgeai.external import compiled_nodes, metadata
-from edgeai.runtime import compiling, engine_cache
+from edgeai.runtime import compiling, engine_cache, environment
 from edgeai.runtime import made_for as made_for_module
+from edgeai.runtime.environment import environment_of
 from edgeai.runtime.made_for import MadeFor, made_for
 from edgeai.runtime.opening import create
+from edgeai.runtime.providers import OpenvinoOptions, QnnOptions, TensorrtOptions
+from edgeai.runtime.providers.wheels import Wheel
 from edgeai.runtime.trust import refuse_untrusted, remember
 from edgeai.spec import Axis, Signature, TensorSpec
 
@@ -191,10 +195,12 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """TensorRT, as if it were here. The returned environment may be changed."""
     environment = {"gpu": "Orin", "driver": "580"}
     monkeypatch.setattr(compiling, "refuse_unavailable", lambda name: None)
-    monkeypatch.setattr(compiling, "environment_of", lambda name, device_id: dict(environment))
+    monkeypatch.setattr(made_for_module, "refuse_unavailable", lambda name: None)
+    monkeypatch.setattr(compiling, "environment_of", lambda name, options: dict(environment))
     monkeypatch.setattr(
-        made_for_module, "environment_of", lambda name, device_id: environment | ({"gpu": "other"} if device_id else {})
-    )
+        made_for_module, "environment_of",
+        lambda name, options: environment | ({"gpu": "other"} if options.device_id else {}),
+    )  # fmt: skip
     monkeypatch.setattr(engine_cache.cuda_driver, "driver", lambda: None)
     monkeypatch.setattr(onnxruntime, "ModelCompiler", Compiler)
     real = onnxruntime.SessionOptions
@@ -238,6 +244,19 @@ def test_a_compiled_model_says_where_it_runs_and_is_refused_elsewhere(
     tensorrt["driver"] = "590"
     with pytest.raises(ModelFormatError, match=r"made for driver 580 \(here 590\).*edgeai compile"):
         edgeai.load(out, ep="tensorrt")
+
+
+def test_the_environment_says_the_device_and_whose_code_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "installed_wheels", lambda: (Wheel("onnxruntime-openvino", "1.24.1"),))
+    assert environment_of("openvino", OpenvinoOptions()) == {
+        "onnxruntime": onnxruntime.__version__, "device": "CPU", "provider package": "onnxruntime-openvino 1.24.1",
+    }  # fmt: skip
+    assert environment_of("openvino", OpenvinoOptions(device_type="GPU.1"))["device"] == "GPU.1"
+    assert environment_of("qnn", QnnOptions())["device"] == "htp"
+    assert environment_of("qnn", QnnOptions(backend_type="gpu"))["device"] == "gpu"
+    monkeypatch.setattr(importlib.metadata, "version", {"onnxruntime_qnn": "2.7.0"}.__getitem__)
+    assert environment_of("qnn", QnnOptions())["provider package"] == "onnxruntime_qnn 2.7.0"
+    assert {"onnxruntime", "tensorrt"} <= environment_of("tensorrt", TensorrtOptions()).keys()
 
 
 def test_a_model_that_cannot_be_opened_again_is_not_kept(

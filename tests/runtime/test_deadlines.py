@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +120,25 @@ def test_async_runs_end_with_their_deadline_or_their_task(model: Write) -> None:
     runner.start()
     runner.join(60)
     assert not runner.is_alive()
+
+
+def test_the_time_that_an_async_run_waits_for_a_thread_counts(double: Path) -> None:
+    async def main() -> None:
+        loop, busy = asyncio.get_running_loop(), threading.Event()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        with Session(double) as session:
+            other = loop.run_in_executor(None, busy.wait, 20)
+            with pytest.raises(DeadlineError, match="the deadline passed before the run could start"):
+                await session.run_async({"x": X}, timeout=0.05)
+            assert not other.done()
+            waiting = asyncio.create_task(session.run_async({"x": X}))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert not other.done()
+            busy.set()
+            assert await other
+            np.testing.assert_array_equal((await session.run_async({"x": X}, timeout=60))["y"], 2 * X)
+
+    asyncio.run(asyncio.wait_for(main(), 60))

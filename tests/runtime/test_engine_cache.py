@@ -21,7 +21,7 @@ import pytest
 from onnx import numpy_helper
 
 from edgeai.errors import UnsafePathError
-from edgeai.runtime.engine_cache import cached_engines, environment_of, private_directory
+from edgeai.runtime.engine_cache import cached_engines, private_directory
 
 HERE = {"onnxruntime": "1.31.1", "tensorrt": "101600", "cuda": "13.0", "driver": "580.95.05", "gpu_uuid": "a"}
 OPTIONS = {"trt_fp16_enable": "True"}
@@ -126,6 +126,21 @@ def test_timings_are_kept_for_all_models_and_dropped_when_spoiled(model: Write, 
     assert seen == [False, True, False]
 
 
+def test_engines_that_are_built_at_runs_are_not_cached_and_not_called_harmed(
+    double: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "c"
+    entry = entry_of(double, root)  # opening it built nothing
+    (entry / "sm87.engine").write_bytes(b"built by a run")
+    caplog.clear()
+    for _ in range(2):
+        with cached_engines(double, OPTIONS, environment=HERE, root=root) as values:
+            assert values == {}
+    assert caplog.text.count("TensorRT builds them at its runs") == 2
+    assert "incomplete" not in caplog.text
+    assert "take minutes" not in caplog.text
+
+
 @pytest.mark.parametrize("harm", [flip, truncate, remove, add, forget, spoil])
 def test_case_15_an_entry_that_was_changed_is_built_again_and_said_so(
     double: Path, tmp_path: Path, harm: Callable[[Path], None], caplog: pytest.LogCaptureFixture
@@ -184,11 +199,6 @@ def test_without_a_place_to_write_engines_are_built_each_time(
     with cached_engines(double, OPTIONS, environment=HERE, root=None if place == "no home" else root) as values:
         assert values == {}
     assert "engines are not cached" in caplog.text
-
-
-def test_the_environment_names_what_is_installed() -> None:
-    assert environment_of("openvino").keys() == {"onnxruntime"}
-    assert {"onnxruntime", "tensorrt"} <= environment_of("tensorrt").keys()
 
 
 BUILDER = """

@@ -46,6 +46,14 @@ def test_other_images_are_refused(image: Any, reason: str) -> None:
         ImagePreparation.of(BASE)(image)
 
 
+@pytest.mark.parametrize("shape", [(1, 5_000_000), (5_000_000, 1, 3)])
+def test_a_strip_that_resizing_would_make_enormous_is_refused(shape: tuple[int, ...]) -> None:
+    prepare = ImagePreparation.of(BASE | {"resize": 224, "resample": "nearest"})
+    with pytest.raises(InputError, match=r"would be resized to (224x1120000000|1120000000x224) .crop it"):
+        prepare(np.zeros(shape, np.uint8))
+    assert prepare(np.zeros((100, 1), np.uint8)).shape == (3, 2, 2)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

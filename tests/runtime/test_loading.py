@@ -260,6 +260,21 @@ def test_without_golden_vectors_nothing_is_proven(tmp_path: Path, double: Path) 
     ]
 
 
+def test_a_session_says_that_its_bundle_was_proven_on_another_kind_of_machine(tmp_path: Path, double: Path) -> None:
+    here = {"architecture": machine().architecture, "features": list(machine().features), "provider": "cpu"}
+    with load(bundle(tmp_path / "here.bundle", double, proven_on=here), ep="cpu") as session:
+        assert session.notes == ()
+    far = bundle(tmp_path / "far.bundle", double, proven_on=here | {"architecture": "abacus"})
+    with load(far, ep="cpu") as session:
+        assert session.notes == (f"proven on architecture abacus, here it is {machine().architecture}",)
+    odd = {"architecture": None, "features": "all", "provider": ["cuda"]}
+    with load(bundle(tmp_path / "odd.bundle", double, proven_on=odd), ep=["tensorrt", "cpu"]) as session:
+        assert session.notes == (*session.skipped, "proven on provider ['cuda'], here it is cpu")
+        assert len(session.skipped) == 1
+    with load(double, ep="cpu") as session:
+        assert session.notes == ()
+
+
 def test_a_bare_model_is_no_bundle(double: Path) -> None:
     with pytest.raises(InputError, match="a model, not a bundle"):
         verify_bundle(double)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 import edgeai
 from edgeai.errors import ProviderError
-from edgeai.runtime.providers import PROVIDERS, PluginOptions, resolve, runs
+from edgeai.runtime.environment import environment_of
+from edgeai.runtime.providers import PROVIDERS, CpuOptions, PluginOptions, resolve, runs
 from edgeai.runtime.rehearsal import deadly_shapes
 
 pytestmark = pytest.mark.skipif(
@@ -41,6 +44,14 @@ def test_a_library_is_named_by_its_path_and_gets_a_row(library: str) -> None:
     assert Path(row.path).samefile(library)
     assert resolve([library, "cpu"]) == ("cpu_ep", "cpu")
     assert runs("cpu_ep") is None  # in a process of its own
+
+
+def test_what_it_compiles_depends_on_its_version_and_its_hardware(library: str) -> None:
+    resolve(library)
+    found = environment_of("cpu_ep", PluginOptions())
+    assert found["provider version"]
+    assert re.fullmatch("CPU [0-9a-f]{4}:[0-9a-f]{4}", found["hardware"])
+    assert environment_of("cpu", CpuOptions())["provider version"] == onnxruntime.__version__
 
 
 def test_it_runs_where_it_was_asked_to(library: str, model: Write) -> None:

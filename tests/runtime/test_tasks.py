@@ -16,6 +16,7 @@ from edgeai.bundle import pack
 from edgeai.errors import InputError, UsageError
 from edgeai.modelfile import open_artifact
 from edgeai.runtime import Prediction
+from edgeai.runtime import text_generation as generation_task
 from edgeai.runtime.loading import load
 from edgeai.runtime.sampling import Sampling
 from edgeai.runtime.session import Session
@@ -107,6 +108,18 @@ def test_texts_of_a_batch_are_continued_as_each_alone(writer: Session) -> None:
     assert task.batch(["the"], max_new_tokens=6, sampling=hot) == [
         "".join(task.stream("the", max_new_tokens=6, temperature=3.0, seed=2))
     ]
+
+
+def test_what_a_text_draws_follows_from_its_place_and_not_from_what_is_beside_it(
+    writer: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, hot = text_generation(writer.task), Sampling(3.0, seed=2)
+    together = task.batch(["the"] * 3, max_new_tokens=6, sampling=hot)
+    assert len(set(together)) == 3
+    # Beside a prompt that fills the context each is continued alone.
+    assert task.batch(["the"] * 3 + ["x" * 20], max_new_tokens=6, sampling=hot)[:3] == together
+    monkeypatch.setattr(generation_task, "widest_batch", lambda engine: 2)
+    assert task.batch(["the"] * 3, max_new_tokens=6, sampling=hot) == together
 
 
 def test_a_text_that_ends_at_once_is_empty(tmp_path: Path, decoder: Path, byte_tokenizer: Path) -> None:
