@@ -6,6 +6,7 @@ provider that is loaded before ONNX Runtime has prepared for it keeps a null poi
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -42,20 +43,19 @@ class Missing(NamedTuple):
         return next((product for prefix, product in _UNVERSIONED if self.name.startswith(prefix)), "")
 
 
-def describe(missing: Sequence[Missing]) -> str:
-    """One phrase: what the linker says of the first, the names of the others, and where another version is."""
+def describe(missing: Sequence[Missing], found: Sequence[Path]) -> str:
+    """One phrase: what the linker says of the first, the names of the others, and what was `found` `elsewhere`."""
     parts = [_named(missing[0], missing[0].why)]
     if missing[1:]:
         parts.append(f"also missing: {', '.join(_named(one) for one in missing[1:])}")
-    found = dict.fromkeys(str(file) for one in missing for file in elsewhere(one.name))
     if found:
-        parts.append(f"the linker does not see, or cannot use: {', '.join(list(found)[:3])}")
+        parts.append(f"the linker does not see, or cannot use: {', '.join(map(str, found[:3]))}")
     return "; ".join(parts)
 
 
-def remedy(missing: Sequence[Missing], otherwise: str) -> str:
-    """The command that mends it: a path for libraries that are only not found, else `otherwise`."""
-    seen = [file for one in missing for file in elsewhere(one.name) if file.name.startswith(one.name)]
+def remedy(missing: Sequence[Missing], found: Sequence[Path], otherwise: str) -> str:
+    """The command that mends it: a path to where the libraries were `found`, if only the linker does not see them."""
+    seen = [file for one in missing for file in found if file.name.startswith(one.name)]
     if len({file.name.partition(".so")[0] for file in seen}) == len(missing):
         directories = os.pathsep.join(dict.fromkeys(str(file.parent) for file in seen))
         return f"export LD_LIBRARY_PATH={directories}:$LD_LIBRARY_PATH"
@@ -64,15 +64,19 @@ def remedy(missing: Sequence[Missing], otherwise: str) -> str:
     return otherwise
 
 
-def elsewhere(name: str) -> list[Path]:
-    """Files of the same library, of this version or another, in the places where they are usually installed."""
-    stem = name.partition(".so")[0]
-    roots = [Path(entry) for entry in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if entry]
-    roots += [Path("/usr/lib/x86_64-linux-gnu"), Path("/usr/lib/aarch64-linux-gnu"), Path("/usr/lib64")]
-    roots += sorted(Path("/usr/local").glob("cuda*/lib64"))
+def elsewhere(missing: Sequence[Missing]) -> list[Path]:
+    """Files of the same libraries, of these versions or others, in the places where they are usually installed."""
+    stems = tuple(one.name.partition(".so")[0] + ".so" for one in missing)
+    roots = [entry for entry in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if entry]
+    roots += ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"]
+    roots += sorted(map(str, Path("/usr/local").glob("cuda*/lib64")))
     for entry in filter(None, sys.path):
-        roots += [*Path(entry).glob("nvidia/*/lib"), Path(entry, "tensorrt_libs")]
-    return [file for root in dict.fromkeys(roots) for file in sorted(root.glob(f"{stem}.so*"))]
+        roots += [*map(str, Path(entry).glob("nvidia/*/lib")), os.path.join(entry, "tensorrt_libs")]
+    found = list[Path]()
+    for root in dict.fromkeys(roots):  # each is read once: every ep="auto" comes here, and some are large
+        with contextlib.suppress(OSError):
+            found += [Path(root, name) for name in sorted(os.listdir(root)) if name.startswith(stems)]
+    return found
 
 
 def missing_libraries(library: Path) -> list[Missing]:

@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,9 @@ Package = Callable[[str], Path]
 @pytest.fixture(autouse=True)
 def _forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("EDGEAI_CACHE", str(tmp_path / "cache"))
-    probing.probe.cache_clear()
+    probing._answers.clear()
     yield
-    probing.probe.cache_clear()
+    probing._answers.clear()
 
 
 def ask(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -224,7 +225,7 @@ def test_only_what_has_run_is_remembered(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(probing, "_try", lambda name: next(answers))
 
     def ask_anew(**how: bool) -> str | None:
-        probing.probe.cache_clear()
+        probing._answers.clear()
         return probing.probe("cuda", **how)
 
     assert ask_anew() == "no device"
@@ -236,12 +237,60 @@ def test_only_what_has_run_is_remembered(monkeypatch: pytest.MonkeyPatch) -> Non
     assert next(answers, "all asked") == "all asked"
 
 
+def test_a_fresh_answer_replaces_what_this_process_knew(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([None, "the device is gone", None, "never asked"])
+    monkeypatch.setattr(probing, "_try", lambda name: next(answers))
+    assert probing.probe("cuda") is None
+    assert probing.probe("cuda", fresh=True) == probing.probe("cuda") == "the device is gone"
+    assert (probing.probe("cuda", fresh=True), probing.probe("cuda")) == (None, None)
+
+
+def test_two_threads_that_ask_packages_leave_stdout_as_it_was(package: Package) -> None:
+    package("""
+import threading
+inside, left, order = threading.Event(), threading.Event(), []
+def get_library_path():
+    order.append(1)
+    if len(order) == 1:
+        inside.wait(0.5)  # for the other, which comes before this one is done if it can
+    else:
+        inside.set()
+        left.wait(0.5)  # and goes after it
+    return ""
+""")
+    import onnxruntime_ep_webgpu as asked
+
+    before = sys.stdout
+
+    def ask() -> None:
+        plugin.package_library("onnxruntime_ep_webgpu")
+        asked.left.set()
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    after, sys.stdout = sys.stdout, before
+    assert after is before
+
+
+def test_a_library_that_is_refused_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: str) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(onnxruntime, "register_execution_provider_library", refuse)
+    (tmp_path / "libplugin.so").touch()
+    with pytest.raises(ProviderError, match="can load: RuntimeError"):
+        plugin.open_library(str(tmp_path / "libplugin.so"))
+
+
 def test_without_a_place_to_remember_it_is_asked_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cache").touch()
     asked: list[str] = []
     monkeypatch.setattr(probing, "_try", asked.append)
     for _ in range(2):
-        probing.probe.cache_clear()
+        probing._answers.clear()
         assert probing.probe("cuda") is None
     assert asked == ["cuda", "cuda"]
 

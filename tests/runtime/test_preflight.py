@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import struct
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeai.runtime.preflight import Missing, describe, missing_libraries, needed_libraries, remedy
+from edgeai.runtime.preflight import Missing, describe, elsewhere, missing_libraries, needed_libraries, remedy
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ELF files are Linux's")
 ABSENT = "cannot open shared object file: No such file or directory"
@@ -83,23 +84,27 @@ def test_the_version_that_is_needed_is_named(name: str, product: str) -> None:
 
 
 def test_the_first_is_explained_and_the_others_are_listed() -> None:
-    text = describe([Missing("libnvinfer.so.10", ABSENT), Missing("libnobody.so", "invalid ELF header")])
+    text = describe([Missing("libnvinfer.so.10", ABSENT), Missing("libnobody.so", "invalid ELF header")], [])
     assert text == f"libnvinfer.so.10 (TensorRT 10): {ABSENT}; also missing: libnobody.so"
 
 
 def test_another_version_is_pointed_out_and_the_right_one_is_put_on_the_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    monkeypatch.setenv("LD_LIBRARY_PATH", os.pathsep.join([str(tmp_path / "none"), str(tmp_path)]))
     missing = [Missing("libnobodynvinfer.so.10", ABSENT)]
-    assert remedy(missing, "otherwise") == "otherwise"
-    (tmp_path / "libnobodynvinfer.so.8").touch()
-    assert describe(missing).endswith(f"the linker does not see, or cannot use: {tmp_path}/libnobodynvinfer.so.8")
-    assert remedy(missing, "otherwise") == "otherwise"
+    assert remedy(missing, elsewhere(missing), "otherwise") == "otherwise"
+    for name in ("libnobodynvinfer.so.8", "libnobodynvinfer_plugin.so.10", "libnobody.so"):
+        (tmp_path / name).touch()
+    assert elsewhere(missing) == [tmp_path / "libnobodynvinfer.so.8"]
+    text = describe(missing, elsewhere(missing))
+    assert text.endswith(f"the linker does not see, or cannot use: {tmp_path}/libnobodynvinfer.so.8")
+    assert remedy(missing, elsewhere(missing), "otherwise") == "otherwise"
     (tmp_path / "libnobodynvinfer.so.10").touch()
-    assert remedy(missing, "otherwise") == f"export LD_LIBRARY_PATH={tmp_path}:$LD_LIBRARY_PATH"
-    assert remedy([*missing, Missing("libcuda.so.1", ABSENT)], "otherwise") == "otherwise"
+    found = elsewhere(missing)
+    assert remedy(missing, found, "otherwise") == f"export LD_LIBRARY_PATH={tmp_path}:$LD_LIBRARY_PATH"
+    assert remedy([*missing, Missing("libcuda.so.1", ABSENT)], found, "otherwise") == "otherwise"
 
 
 def test_without_a_driver_no_package_helps() -> None:
-    assert "NVIDIA driver" in remedy([Missing("libcuda.so.1", ABSENT)], "pip install something")
+    assert "NVIDIA driver" in remedy([Missing("libcuda.so.1", ABSENT)], [], "pip install something")

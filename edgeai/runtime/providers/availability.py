@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +10,15 @@ from typing import NamedTuple
 from edgeai.errors import ProviderError, UsageError
 from edgeai.ort import onnxruntime
 from edgeai.runtime.options import nearest
-from edgeai.runtime.preflight import describe, missing_libraries, remedy
-from edgeai.runtime.providers.plugin import installed_library, is_library, is_registered, open_library, package_library
+from edgeai.runtime.preflight import describe, elsewhere, missing_libraries, remedy
+from edgeai.runtime.providers.plugin import (
+    installed_library,
+    is_library,
+    is_registered,
+    open_library,
+    package_library,
+    without_stdout,
+)
 from edgeai.runtime.providers.probing import probe
 from edgeai.runtime.providers.table import PROVIDERS, Provider, short_name
 from edgeai.runtime.providers.wheels import installed_wheels, wheel_fault
@@ -24,7 +28,6 @@ AUTO = "auto"
 # WebGPU compute in half precision or want a model made for them.
 _AUTO_ORDER = ("cuda", "directml", "openvino", "cpu")
 _DRIVER = "libcuda.so.1"
-_stdout = threading.Lock()  # sys.stdout is one for all threads
 
 
 class Fault(NamedTuple):
@@ -117,7 +120,10 @@ def _library_fault(library: Path, provider: Provider) -> Fault | None:
     missing = missing_libraries(library)
     if missing and _DRIVER not in (one.name for one in missing):
         # NVIDIA's wheels put their libraries where only ONNX Runtime looks; it prints what it does not find.
-        with _stdout, contextlib.redirect_stdout(io.StringIO()):
+        with without_stdout():
             onnxruntime().preload_dlls()
         missing = missing_libraries(library)
-    return Fault(describe(missing), remedy(missing, provider.remedy)) if missing else None
+    if not missing:
+        return None
+    found = elsewhere(missing)
+    return Fault(describe(missing, found), remedy(missing, found, provider.remedy))

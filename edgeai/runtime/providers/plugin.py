@@ -8,6 +8,7 @@ import importlib.util
 import io
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from edgeai.errors import ProviderError, UsageError
@@ -17,6 +18,16 @@ from edgeai.runtime.providers.table import PROVIDERS, Provider, add_plugin
 _SUFFIXES = (".so", ".dll", ".dylib")
 _registered: dict[str, str] = {}  # library -> ONNX Runtime's name of the provider in it
 _lock = threading.Lock()
+_stdout = threading.Lock()
+
+
+@contextlib.contextmanager
+def without_stdout() -> Iterator[None]:
+    """For code that prints what nobody asked for. One thread at a time: `sys.stdout` is one for all of them, and two
+    that put it back in another order would leave it lost.
+    """
+    with _stdout, contextlib.redirect_stdout(io.StringIO()):
+        yield
 
 
 def is_library(name: str) -> bool:
@@ -44,7 +55,7 @@ def package_library(package: str) -> str:
     Raises ProviderError if the package does not say it.
     """
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with without_stdout():
             return str(importlib.import_module(package).get_library_path())
     except Exception as error:  # any package may be here, and may fail in any way
         raise ProviderError(f"the package {package} does not say where its library is: {error}") from error
@@ -74,7 +85,7 @@ def _register(path: str) -> str:
         ort.register_execution_provider_library(path, path)
     # onnxruntime's exceptions share no base below Exception
     except Exception as error:
-        said = str(error).strip().splitlines()[0].rpartition("with error: ")[2]
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0].rpartition("with error: ")[2]
         raise ProviderError(
             f"{path} is not an execution provider that ONNX Runtime {ort.__version__} can load: {said}",
             hint="install the build of the plug-in for this machine and this version",

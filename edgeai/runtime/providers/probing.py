@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 from edgeai.errors import EdgeAIError
@@ -26,12 +25,20 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _SEARCHED = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "PYTHONPATH")
 
 
-@cache
+_answers: dict[str, str | None] = {}  # of this process
+
+
 def probe(name: str, *, fresh: bool = False) -> str | None:
     """Why provider `name` (or the plug-in library of that path) does not run a model; None if it does.
 
-    With `fresh`, what was remembered does not count.
+    With `fresh`, what was remembered does not count, and is replaced.
     """
+    if fresh or name not in _answers:
+        _answers[name] = _asked(name, fresh)
+    return _answers[name]
+
+
+def _asked(name: str, fresh: bool) -> str | None:
     mark = _mark(name)
     if mark is not None and mark.exists() and not fresh:
         return None
