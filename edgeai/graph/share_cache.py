@@ -15,7 +15,7 @@ from edgeai.graph.applying import apply
 from edgeai.graph.forms import NARROW_FORMS
 from edgeai.modelfile import load, signature_of
 from edgeai.progress import SILENT, Progress
-from edgeai.runtime.kv_cache import CACHE_KEY, IDS, IN_PLACE, MASK, Layout, open_cache
+from edgeai.runtime.kv_cache import CACHE_KEY, IDS, IN_PLACE, MASK, Cache, HandedCache, Layout, open_cache
 from edgeai.runtime.loading import load as open_session
 from edgeai.samples import Samples
 from edgeai.spec import Axis, Signature
@@ -48,7 +48,7 @@ def share_cache(
     out = Path(out)
     signature = artifact.signature or signature_of(load(artifact.path))
     Layout.of(signature)
-    rows, total = (_axis(signature, name, axis) for name, axis in ((IDS, 0), (MASK, 1)))
+    rows = _axis(signature, IDS, 0)
     least, most = (rows, rows) if isinstance(rows, int) else _extent(signature, rows)
     if least > 1:
         raise UsageError(
@@ -72,8 +72,7 @@ def share_cache(
                 f"{artifact.path}: the cache cannot be written in place: {why}",
                 hint="start from the model as it was exported",
             )
-        capacity = total if isinstance(total, int) else signature.axis(str(total)).maximum
-        if reason := _objection(artifact.path, done.path, signature, min(capacity, _MOST)):
+        if reason := cache_objection(artifact.path, done.path, signature):
             raise OptimizationError(f"{out} is not written: with its cache in place {reason}")
     return dataclasses.replace(done, path=out)
 
@@ -88,12 +87,20 @@ def _axis(signature: Signature, name: str, axis: int) -> int | str:
     return found
 
 
-def _objection(original: Path, candidate: Path, signature: Signature, capacity: int) -> str:
-    """Where the logits differ from the original's, in a few words; empty if nowhere."""
+def cache_objection(original: Path, candidate: Path, signature: Signature) -> str:
+    """Where logits over the candidate's own cache differ from the original's, whose presents are handed back as pasts.
+
+    In a few words; empty if nowhere. Both may be one file: then its cache alone is in question.
+    """
+    total = _axis(signature, MASK, 1)
+    capacity = min(_MOST, total if isinstance(total, int) else signature.axis(total).maximum)
     (ids,) = (spec for spec in signature.inputs if spec.name == IDS)
     random = np.random.default_rng(0)
     with open_session(original, ep="cpu") as first, open_session(candidate, ep="cpu") as second:
-        caches = [open_cache(session, 1, capacity) for session in (first, second)]
+        caches: tuple[Cache, ...] = (
+            HandedCache(first, Layout.of(first.signature), 1, capacity),
+            open_cache(second, 1, capacity),
+        )
         for text in range(2):
             for cache in caches:
                 cache.truncate(0)

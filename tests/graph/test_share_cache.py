@@ -18,6 +18,7 @@ from edgeai.artifact import Artifact
 from edgeai.errors import OptimizationError, UsageError
 from edgeai.external import metadata
 from edgeai.graph import CleanUp, FuseGroupQueryAttention, KeepLogits, optimize, share_cache
+from edgeai.graph.share_cache import cache_objection
 from edgeai.progress import SILENT
 from edgeai.quantization import Int8Weight, quantize
 from edgeai.runtime.kv_cache import CACHE_KEY, IN_PLACE, InPlaceCache, open_cache
@@ -116,6 +117,14 @@ def test_it_is_a_form_like_any_other(write: Callable[..., Artifact], tmp_path: P
         optimize(artifact, out=tmp_path / "p.onnx", form="in-place", target="openvino")
     with pytest.raises(UsageError, match="'inplace' is unknown.*in-place"):
         optimize(artifact, out=tmp_path / "p.onnx", form="inplace")
+
+
+def test_a_cache_that_leads_to_other_logits_is_an_objection(write: Callable[..., Artifact], tmp_path: Path) -> None:
+    done = share_cache(decoder(write), out=tmp_path / "o.onnx")
+    assert done.signature is not None
+    assert not cache_objection(done.path, done.path, done.signature)
+    other = decoder(write, "b = Neg(a2)", "b")
+    assert "of their scale" in cache_objection(other.path, done.path, done.signature)
 
 
 def test_samples_are_answered_too(write: Callable[..., Artifact], tmp_path: Path) -> None:
