@@ -103,6 +103,12 @@ def test_a_decoder_gets_its_cache_in_place_and_answers_as_before(
     assert "no decoder with a KV cache" in refused and not list(tmp_path.glob("p.onnx*"))
 
 
+@pytest.mark.parametrize("command", ["build", "tune"])
+def test_what_has_no_cache_gets_none_in_place(edgeai: Edgeai, exported: Paths, tmp_path: Path, command: str) -> None:
+    refused = edgeai.fails(command, exported("mlp"), "-o", tmp_path / "m.bundle", "--cache-in-place", code=2)
+    assert "no decoder with a KV cache" in refused and not list(tmp_path.iterdir())
+
+
 def test_quantize_has_the_options_of_the_recipes(
     edgeai: Edgeai, exported: Paths, trained: Paths, tmp_path: Path
 ) -> None:
