@@ -105,6 +105,15 @@ def test_the_report_survives_json(built: Paths) -> None:
         report.row("int2")
 
 
+def test_a_decoder_is_tried_in_place_and_keeps_its_batch_unasked(built: Paths) -> None:
+    with edgeai.load(built("gpt")) as session:
+        report = BuildReport.from_json(session.bundle.manifest["results"]["build"])
+        assert session.signature.axis("batch").maximum > 1
+    row = report.rows[-1]
+    assert row.name.endswith(" in-place") and row.name != report.chosen
+    assert row.verdict == "verified" and row.p50_ns is None, "the time of a text is no latency"
+
+
 def test_a_form_beyond_the_budget_is_measured_but_not_kept(
     trained: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from edgeai.cli import options
 @click.option(
     "--time-budget", type=options.DURATION, default="60s", show_default=True, help="For the search: 90s, 10m or 1h."
 )
+@options.cache_in_place
 @options.seed
 @options.overwrite
 @options.as_json
@@ -28,6 +29,7 @@ def command(
     max_drop: float,
     objective: str,
     time_budget: float,
+    cache_in_place: bool,
     seed: int,
     overwrite: bool,
     as_json: bool,
@@ -40,6 +42,7 @@ def command(
     from edgeai.building import build
     from edgeai.cli.console import RichProgress, print_build, print_json
     from edgeai.samples import Samples
+    from edgeai.tuning import Space
 
     report = build(
         source.source,
@@ -50,6 +53,7 @@ def command(
         max_drop=max_drop,
         objective=objective,
         seconds=time_budget,
+        space=Space(cache_in_place=cache_in_place),
         seed=seed,
         overwrite=overwrite,
         progress=RichProgress(),

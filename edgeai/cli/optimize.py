@@ -16,7 +16,9 @@ from edgeai.errors import UsageError
 @options.samples
 @click.option("--target", default="cpu", show_default=True, help="cpu, cuda, tensorrt, openvino or portable.")
 @click.option(
-    "--form", help="What to make of it: portable, mha, separate-qkv, packed-qkv, attention3d or gqa; else the target's."
+    "--form",
+    help="What to make of it: portable, mha, separate-qkv, packed-qkv, attention3d or gqa; else the target's. "
+    "in-place: of a decoder, with its cache written in place, for one text at a time.",
 )
 @click.option(
     "--target-specific",

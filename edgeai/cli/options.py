@@ -61,6 +61,11 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print the result
 ep = click.option("--ep", default="auto", show_default=True, help="Execution provider: auto, cpu, cuda, openvino, ...")
 seed = click.option("--seed", type=int, default=0, show_default=True, help="Makes random choices repeatable.")
 max_drop = click.option("--max-drop", type=SHARE, default="0.5%", show_default=True, help="Metric that may be lost.")
+cache_in_place = click.option(
+    "--cache-in-place",
+    is_flag=True,
+    help="A decoder may take one text at a time, if with its cache in place it was measured to continue that faster.",
+)
 objective = click.option(
     "--objective",
     type=click.Choice(["latency", "throughput", "size", "memory", "cpu"]),

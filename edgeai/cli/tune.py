@@ -26,6 +26,7 @@ from edgeai.cli import options
 @click.option("--recipe", "recipes", multiple=True, help="Only this recipe (see quantize -p). Repeatable.")
 @click.option("--no-settings", is_flag=True, help="Leave fusions, threads, spinning and arena as they are.")
 @click.option("--resume", type=options.PATH, help="A directory that keeps what the search finds out.")
+@options.cache_in_place
 @options.seed
 @options.overwrite
 @options.as_json
@@ -44,6 +45,7 @@ def command(
     recipes: tuple[str, ...],
     no_settings: bool,
     resume: Path | None,
+    cache_in_place: bool,
     seed: int,
     overwrite: bool,
     as_json: bool,
@@ -68,7 +70,7 @@ def command(
         output=output,
         batch=batch,
         ep=ep if ep == "auto" else ep.split(","),
-        space=Space(forms=forms, recipes=recipes or None, settings=not no_settings),
+        space=Space(forms=forms, recipes=recipes or None, settings=not no_settings, cache_in_place=cache_in_place),
         seconds=time_budget,
         resume=resume,
         seed=seed,

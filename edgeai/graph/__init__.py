@@ -4,7 +4,7 @@ from edgeai.graph.clean_up import CleanUp
 from edgeai.graph.flatten_attention import FlattenAttention
 from edgeai.graph.fold_batch_norm import FoldBatchNorm
 from edgeai.graph.fold_transposed_weight import FoldTransposedWeight
-from edgeai.graph.forms import DEFAULT_FORMS, DEFAULT_PASSES, FORMS, TARGETS, Form
+from edgeai.graph.forms import DEFAULT_FORMS, DEFAULT_PASSES, FORMS, NARROW_FORMS, TARGETS, Form
 from edgeai.graph.fuse_attention import FuseAttention
 from edgeai.graph.fuse_gelu import FuseGelu
 from edgeai.graph.fuse_group_query_attention import FuseGroupQueryAttention
@@ -22,6 +22,7 @@ __all__ = [
     "DEFAULT_FORMS",
     "DEFAULT_PASSES",
     "FORMS",
+    "NARROW_FORMS",
     "TARGETS",
     "CleanUp",
     "FlattenAttention",

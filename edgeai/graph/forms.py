@@ -19,10 +19,12 @@ from edgeai.graph.fuse_attention import FuseAttention
 from edgeai.graph.fuse_gelu import FuseGelu
 from edgeai.graph.fuse_group_query_attention import FuseGroupQueryAttention
 from edgeai.graph.fuse_layer_norm import FuseLayerNorm
+from edgeai.graph.keep_logits import KeepLogits
 from edgeai.graph.pack_qkv import PackQKV
 from edgeai.graph.raise_opset import RaiseOpset
 from edgeai.graph.separate_qkv import SeparateQKV
 from edgeai.graph.split_heads import SplitHeads
+from edgeai.runtime.kv_cache import IN_PLACE
 
 Passes = tuple[ir.passes.PassBase, ...]
 
@@ -73,6 +75,15 @@ FORMS: Mapping[str, Form] = {
         (*STANDARD_PASSES, FuseGelu(contrib=True), SplitHeads(), FuseGroupQueryAttention(), CleanUp()),
         ("cpu", "cuda"),
         "a decoder's attention as com.microsoft.GroupQueryAttention; on the CPU for a batch of one",
+    ),
+}
+
+# These take less than the model did, so they are made only where they are asked for by name.
+NARROW_FORMS: Mapping[str, Form] = {
+    IN_PLACE: Form(
+        (*FORMS["gqa"].passes, KeepLogits()),
+        ("cpu", "cuda"),
+        "gqa with its cache written in place and logits only where they are read, for one text at a time",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Apply passes to a model file: each result is proven, or rolled back and named."""
+"""From a model file to another form of it: by name, by target, or by passes of one's own."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from edgeai import modelfile
 from edgeai.artifact import Artifact
 from edgeai.errors import UsageError
-from edgeai.external import metadata
-from edgeai.graph.forms import DEFAULT_FORMS, FORMS, TARGETS
-from edgeai.graph.proof import Proof
+from edgeai.graph.applying import apply
+from edgeai.graph.forms import DEFAULT_FORMS, FORMS, NARROW_FORMS, TARGETS
+from edgeai.graph.share_cache import share_cache
 from edgeai.progress import SILENT, Progress
-from edgeai.runtime.made_for import MADE_FOR_KEY
+from edgeai.runtime.kv_cache import IN_PLACE
 from edgeai.samples import Samples
-from edgeai.storage import refuse_existing
 
 
 def optimize(
@@ -32,7 +30,8 @@ def optimize(
 ) -> Artifact:
     """Apply `passes` in order and write the model to `out`, with what each did in the lineage.
 
-    Without `passes` they are those of `form` (see `FORMS`), without both those of the target's default form.
+    Without `passes` they are those of `form` (see `FORMS` and `NARROW_FORMS`), without both those of the target's
+    default form. The form `in-place` is what `share_cache` writes, and raises what that does.
 
     After every pass the model must load and must answer `samples` (if given) and generated feeds of several shapes
     as `artifact` does, on the CPU provider; a pass whose result does not is rolled back, and the lineage step names
@@ -44,44 +43,11 @@ def optimize(
     feed or does not repeat its own answers.
     """
     form, passes = _chosen(target, form, passes)
-    refuse_existing(out, overwrite)
-    if MADE_FOR_KEY in metadata(artifact.path):
-        raise UsageError(
-            f"{artifact.path} was made for one machine and cannot be rewritten", hint="start from the portable model"
-        )
-    model = modelfile.load(artifact.path)
-    signature = artifact.signature or modelfile.signature_of(model)
-    nodes_before = _node_count(model)
-    proof = Proof.of(artifact, signature, samples)
-    applied: list[str] = []
-    left_out: list[str] = []
-    rolled_back: list[dict[str, str]] = []
-    with progress.task("optimize", len(passes)) as advance:
-        for pass_ in passes:
-            name = type(pass_).__name__
-            advance(note=name)
-            if getattr(pass_, "writes_contrib", False) and not TARGETS[target]:
-                left_out.append(name)
-                progress.log(f"{name} left out: {target} does not run com.microsoft operators")
-                continue
-            result, reason = _attempt(pass_, model, proof)
-            if reason:
-                rolled_back.append({"pass": name, "reason": reason})
-                progress.log(f"{name} rolled back: {reason}")
-            elif result.modified:
-                applied.append(name)
-                model = result.model
-    options: dict[str, object] = {
-        "target": target,
-        **({"form": form} if form else {}),
-        "passes": applied,
-        "left_out": left_out,
-        "rolled_back": rolled_back,
-        "feeds": len(proof.feeds),
-        "nodes": [nodes_before, _node_count(model)],
-    }
-    done = artifact.after(modelfile.step("optimize", options, artifact), out, signature)
-    return modelfile.save(model, done, overwrite=overwrite)
+    if form == IN_PLACE:
+        return share_cache(artifact, out=out, target=target, samples=samples, overwrite=overwrite, progress=progress)
+    return apply(
+        passes, artifact, out=out, form=form, target=target, samples=samples, overwrite=overwrite, progress=progress
+    )
 
 
 def _chosen(
@@ -94,24 +60,10 @@ def _chosen(
             raise UsageError(f"form {form!r} and passes were both given", hint="a form is a choice of passes")
         return None, passes
     form = form or DEFAULT_FORMS[target]
-    if form not in FORMS:
-        raise UsageError(f"form {form!r} is unknown", hint=f"one of {', '.join(FORMS)}")
-    if target not in FORMS[form].targets:
-        fitting = ", ".join(name for name, known in FORMS.items() if target in known.targets)
+    forms = {**FORMS, **NARROW_FORMS}
+    if form not in forms:
+        raise UsageError(f"form {form!r} is unknown", hint=f"one of {', '.join(forms)}")
+    if target not in forms[form].targets:
+        fitting = ", ".join(name for name, known in forms.items() if target in known.targets)
         raise UsageError(f"target {target!r} does not run form {form!r}", hint=f"it runs {fitting}")
-    return form, FORMS[form].passes
-
-
-def _attempt(pass_: ir.passes.PassBase, model: ir.Model, proof: Proof) -> tuple[ir.passes.PassResult, str]:
-    """The pass's result on a copy of `model`, and why it must not be kept (empty if it may be)."""
-    try:
-        result = pass_(model.clone())
-    # A rewriter may fail in any way on a graph that its authors never saw; the reason is recorded, not lost.
-    except Exception as error:
-        cause = error.__cause__ or error
-        return ir.passes.PassResult(model, modified=False), f"it failed: {type(cause).__name__}: {cause}"
-    return result, proof.objection(result.model) if result.modified else ""
-
-
-def _node_count(model: ir.Model) -> int:
-    return sum(1 for _ in ir.traversal.RecursiveGraphIterator(model.graph))
+    return form, forms[form].passes

@@ -13,9 +13,11 @@ from edgeai.errors import VerificationError
 from edgeai.machine import machine
 from edgeai.progress import SILENT, Progress
 from edgeai.runtime import load, verify_bundle
+from edgeai.runtime.kv_cache import IN_PLACE
 from edgeai.samples import Samples
 from edgeai.speed import RECORD, measure_speed
 from edgeai.tuning.candidates import Point
+from edgeai.tuning.whole_texts import one_text
 
 _EXACT, _LOSSY = 1e-3, 5e-2
 
@@ -38,7 +40,7 @@ def ship(
     not answer as the session did, and what `pack` raises.
     """
     with load(artifact.path, ep=point.provider, settings=point.settings) as session:
-        feeds = list(golden.feeds())
+        feeds = list((one_text(golden) if point.plan.form == IN_PLACE else golden).feeds())
         expected = [session.run(feed) for feed in feeds]
     here = machine()
     lossy = point.plan.is_lossy or point.provider != "cpu"

@@ -17,7 +17,7 @@ class Space:
     """What may be tried. No forms are all forms, None for recipes those that may win on each provider.
 
     `settings` tries switched-off fusions, fewer threads, no spinning and no arena on the best files; `finalists` is
-    how many of those are looked at that closely.
+    how many of those are looked at that closely. `cache_in_place`: a decoder may end up taking one text at a time.
     """
 
     forms: tuple[str, ...] = ()
@@ -25,6 +25,7 @@ class Space:
     providers: tuple[str, ...] = ("cpu",)
     settings: bool = True
     finalists: int = 3
+    cache_in_place: bool = False
 
     def __post_init__(self) -> None:
         if self.finalists < 1:

@@ -22,6 +22,7 @@ from edgeai.modelfile import open_artifact
 from edgeai.ort import onnxruntime
 from edgeai.progress import SILENT, Progress
 from edgeai.runtime.engine import Engine
+from edgeai.runtime.kv_cache import Layout
 from edgeai.runtime.loading import load
 from edgeai.runtime.remembered import RememberedEngine
 from edgeai.samples import Samples
@@ -31,6 +32,7 @@ from edgeai.tuning.choice import TIME, Words
 from edgeai.tuning.countdown import Countdown
 from edgeai.tuning.data import Data
 from edgeai.tuning.exploring import Explored, Judged, Trial, explore
+from edgeai.tuning.in_place import is_decoder, with_cache_in_place
 from edgeai.tuning.journal import Journal
 from edgeai.tuning.judging import find_metric, labelled
 from edgeai.tuning.objective import objective_of
@@ -43,6 +45,7 @@ from edgeai.verification import sample_batch
 WORKLOAD = bench.Workload(
     min_iterations=100, min_seconds=2.0, max_seconds=8.0, warmup_min_seconds=0.2, warmup_max_seconds=2.0, rounds=10
 )
+_OF_TIME = ("latency", "throughput")
 _START_SECONDS = 1.5  # of a process, until it is warm
 
 _WORDS = {
@@ -178,10 +181,14 @@ def search(
 ) -> Tuned:
     """The search alone, its files in `directory`. `reference` is what answers are compared with.
 
-    `known` is what was found of `baseline` against it already.
+    `known` is what was found of `baseline` against it already. Raises UsageError where `space` wants the cache in place
+    of what is no decoder.
     """
     spec = objective_of(objective)
     wanted = plans(space.providers, forms=space.forms, recipes=space.recipes)
+    signature = reference.signature if baseline.signature is None else baseline.signature
+    if space.cache_in_place:
+        Layout.of(signature)
     digests = [None if part is None else part.digests() for part in (data.calibration, data.scoring)]
     subject = [
         sha256(baseline.path), digests, objective, max_drop, seed, dataclasses.asdict(workload),
@@ -207,6 +214,8 @@ def search(
                 dataclasses.replace(trial, judged=judged) if trial.point == Point() else trial for trial in found.trials
             )
             found = dataclasses.replace(found, chosen=trials[0], trials=trials)
+        if space.cache_in_place or (objective in _OF_TIME and is_decoder(signature)):
+            found = with_cache_in_place(found, laboratory, signature, asked=space.cache_in_place)
     return Tuned(found, laboratory.artifact(found.chosen.point.plan), objective, countdown.spent)
 
 

@@ -17,6 +17,7 @@ from edgeai.agreement import Agreement, Finding
 from edgeai.artifact import Artifact
 from edgeai.errors import EdgeAIError, QuantizationError
 from edgeai.graph import optimize
+from edgeai.graph.share_cache import cache_objection
 from edgeai.linting import lint
 from edgeai.modelfile import open_artifact
 from edgeai.progress import SILENT, Progress
@@ -24,6 +25,7 @@ from edgeai.quantization import quantize
 from edgeai.quantization.calibration import model_digest
 from edgeai.quantization.sessions import open_session
 from edgeai.runtime.engine import Engine
+from edgeai.runtime.kv_cache import IN_PLACE
 from edgeai.runtime.loading import load
 from edgeai.tuning.budget import within_budget
 from edgeai.tuning.candidates import FUSIONS, Plan, Point
@@ -35,6 +37,7 @@ from edgeai.tuning.measuring import file_bytes
 from edgeai.tuning.objective import Figures, Objective
 from edgeai.tuning.raising import raise_opset
 from edgeai.tuning.timing import measure_points, most_together, save_inputs
+from edgeai.tuning.whole_texts import one_text, time_texts
 
 # A recipe whose integers stay below this share of the weights changes too little to be measured.
 _LEAST_INTEGER_SHARE = 0.05
@@ -89,6 +92,16 @@ class Workbench:
         self._countdown.tick()
         return {name: Figures.from_json(data) for name, data in answers.items()}
 
+    def time_texts(self, points: Sequence[Point]) -> Figures:
+        def find_out() -> dict[str, object]:
+            assert self._baseline.signature is not None
+            return time_texts(
+                points, self.paths, self._data.scoring, self._baseline.signature, self._workload,
+                seed=self._seed, progress=self._progress,
+            ).to_json()  # fmt: skip
+
+        return Figures.from_json(self._journal.ask(["texts", *(point.name for point in points)], find_out))
+
     def judge(self, point: Point) -> Judged:
         found = self._journal.ask(["judge", point.name], lambda: self._verdict(point).to_json())
         agreement = Agreement.from_json(found)
@@ -111,12 +124,13 @@ class Workbench:
         """The point against the reference. What was searched within the budget is scored on samples kept for that."""
         splits = self._data.splits if point.plan.in_budget else None
         lossy = point.plan.is_lossy or point.provider != "cpu"
+        samples, narrow = self._data.scoring if splits is None else splits.score, point.plan.form == IN_PLACE
         with load(self.paths[point.plan.name], ep=point.provider, settings=point.settings) as candidate:
             return verification.verify(
                 self._reference,
                 candidate,
-                self._data.scoring if splits is None else splits.score,
-                signature=self._baseline.signature,
+                one_text(samples) if narrow else samples,
+                signature=candidate.signature if narrow else self._baseline.signature,
                 tolerance=dataclasses.replace(verification.QUANTIZED, max_drop=self._max_drop)
                 if lossy
                 else verification.EXACT,
@@ -136,6 +150,9 @@ class Workbench:
     def left(self) -> float:
         return self._countdown.left()
 
+    def log(self, text: str) -> None:
+        self._progress.log(text)
+
     def note(self, text: str) -> None:
         self._countdown.note(text)
 
@@ -151,6 +168,9 @@ class Workbench:
                 return None
             if plan.recipe is not None and not path.exists():
                 self._quantize(plan, source, path)
+                if plan.form == IN_PLACE and (reason := _cache_objection(path)):
+                    path.unlink()
+                    return f"not possible: with its cache in place {reason}"
         except EdgeAIError as error:  # a form that cannot be made is an answer, not the end of the search
             return f"not possible: {error.message.replace(f'{self._directory}/', '')}"
         return self._lint(plan, path)
@@ -162,7 +182,10 @@ class Workbench:
         path = self._directory / f"{Plan(form).name.replace(' ', '_')}.onnx"
         if path.exists():
             return open_artifact(path)
-        return optimize(self._baseline, out=path, form=form, samples=self._data.calibration, progress=self._progress)
+        samples, progress = self._data.calibration, self._progress
+        if form == IN_PLACE:  # it would say that it takes one text at a time, of a file that may never ship
+            samples, progress = samples and one_text(samples), SILENT
+        return optimize(self._baseline, out=path, form=form, samples=samples, progress=progress)
 
     def _digest(self, form: str | None, source: Artifact) -> str:
         if form not in self._digests:
@@ -210,6 +233,12 @@ class Workbench:
             why = next((row.reason for row in report.rows if row.runs != "integer" and row.weights), "no weights")
             return f"left out by the linter: {report.integer_share:.0%} of the weights run as integers; {why}"
         return ""
+
+
+def _cache_objection(path: Path) -> str:
+    signature = open_artifact(path).signature
+    assert signature is not None
+    return cache_objection(path, path, signature)
 
 
 def fired_fusions(path: Path) -> list[str]:

@@ -84,6 +84,31 @@ def test_optimize(edgeai: Edgeai, exported: Paths, tmp_path: Path) -> None:
     assert "no such file" in edgeai.fails("optimize", tmp_path / "none.onnx", "-o", tmp_path / "q.onnx")
 
 
+def test_a_decoder_gets_its_cache_in_place_and_answers_as_before(
+    edgeai: Edgeai, exported: Paths, tmp_path: Path
+) -> None:
+    from edgeai.runtime import load
+    from edgeai.runtime.generation import generate
+    from edgeai.runtime.kv_cache import InPlaceCache, open_cache
+
+    out = tmp_path / "o.onnx"
+    step = json.loads(edgeai("optimize", exported("gpt"), "-o", out, "--form", "in-place", "--json"))
+    assert step["options"]["form"] == "in-place" and not step["options"]["rolled_back"]
+    assert "takes one text at a time" in edgeai.err
+    with load(exported("gpt"), ep="cpu") as before, load(out, ep="cpu") as after:
+        assert isinstance(open_cache(after, 1, 8), InPlaceCache)
+        said = [list(generate(session, [1, 2, 3], max_new_tokens=20)) for session in (before, after)]
+    assert said[0] == said[1]
+    refused = edgeai.fails("optimize", exported("mlp"), "-o", tmp_path / "p.onnx", "--form", "in-place", code=2)
+    assert "no decoder with a KV cache" in refused and not list(tmp_path.glob("p.onnx*"))
+
+
+@pytest.mark.parametrize("command", ["build", "tune"])
+def test_what_has_no_cache_gets_none_in_place(edgeai: Edgeai, exported: Paths, tmp_path: Path, command: str) -> None:
+    refused = edgeai.fails(command, exported("mlp"), "-o", tmp_path / "m.bundle", "--cache-in-place", code=2)
+    assert "no decoder with a KV cache" in refused and not list(tmp_path.iterdir())
+
+
 def test_quantize_has_the_options_of_the_recipes(
     edgeai: Edgeai, exported: Paths, trained: Paths, tmp_path: Path
 ) -> None:

@@ -17,10 +17,13 @@ from edgeai import modelfile
 from edgeai.artifact import Artifact
 from edgeai.errors import OptimizationError, UsageError
 from edgeai.external import metadata
-from edgeai.graph import CleanUp, FuseGroupQueryAttention, KeepLogits, share_cache
+from edgeai.graph import CleanUp, FuseGroupQueryAttention, KeepLogits, optimize, share_cache
+from edgeai.graph.share_cache import cache_objection
+from edgeai.progress import SILENT
 from edgeai.quantization import Int8Weight, quantize
 from edgeai.runtime.kv_cache import CACHE_KEY, IN_PLACE, InPlaceCache, open_cache
 from edgeai.runtime.loading import load
+from edgeai.samples import Samples
 from edgeai.spec import Axis, Signature, TensorSpec
 
 _HEADS = {"split": np.array([0, 0, 2, 8]), "join": np.array([0, 0, 16])}
@@ -97,6 +100,63 @@ def test_a_decoder_reads_no_length_from_its_cache(write: Callable[..., Artifact]
         cache = open_cache(session, 1, 8)
         assert isinstance(cache, InPlaceCache)
         assert cache.advance(np.array([[1, 2, 3]]), np.ones((1, 3), np.int64), keep=2).shape == (1, 2, 20)
+
+
+def test_it_is_a_form_like_any_other(write: Callable[..., Artifact], tmp_path: Path) -> None:
+    class Log:
+        task, lines = SILENT.task, list[str]()
+
+        def log(self, message: str) -> None:
+            self.lines.append(message)
+
+    artifact = decoder(write)
+    done = optimize(artifact, out=tmp_path / "o.onnx", form="in-place", progress=Log())
+    assert done.lineage[-1].options["form"] == "in-place" and modelfile.open_artifact(done.path).lineage == done.lineage
+    assert any("takes one text at a time" in line and "up to 64" in line for line in Log.lines), "a lost batch is said"
+    with pytest.raises(UsageError, match="does not run form 'in-place'"):
+        optimize(artifact, out=tmp_path / "p.onnx", form="in-place", target="openvino")
+    with pytest.raises(UsageError, match="'inplace' is unknown.*in-place"):
+        optimize(artifact, out=tmp_path / "p.onnx", form="inplace")
+
+
+def test_a_cache_that_leads_to_other_logits_is_an_objection(write: Callable[..., Artifact], tmp_path: Path) -> None:
+    done = share_cache(decoder(write), out=tmp_path / "o.onnx")
+    assert done.signature is not None
+    assert not cache_objection(done.path, done.path, done.signature)
+    other = decoder(write, "b = Neg(a2)", "b")
+    assert "of their scale" in cache_objection(other.path, done.path, done.signature)
+
+
+def test_samples_are_answered_too(write: Callable[..., Artifact], tmp_path: Path) -> None:
+    ids = np.array([[1, 2, 3], [4, 5, 6]])
+    rows = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    rows |= {f"past_key_values.0.{part}": np.zeros((2, 2, 0, 8), np.float32) for part in ("key", "value")}
+    artifact = decoder(write)
+    feeds = [
+        share_cache(artifact, out=tmp_path / name, samples=samples).lineage[-1].options["feeds"]
+        for name, samples in (("without.onnx", None), ("with.onnx", Samples.from_rows(rows)))
+    ]
+    assert feeds[1] == feeds[0] + 2, "each sample is a feed of one text"
+
+
+@pytest.mark.parametrize("minimum", [None, 2])
+def test_a_model_that_takes_no_single_text_is_refused(
+    write: Callable[..., Artifact], tmp_path: Path, minimum: int | None
+) -> None:
+    artifact = decoder(write)
+    signature = artifact.signature
+    assert signature is not None
+    if minimum is None:
+        fixed = [
+            tuple(dataclasses.replace(spec, shape=(2, *spec.shape[1:])) for spec in specs)
+            for specs in (signature.inputs, signature.outputs)
+        ]
+        signature = Signature(*fixed, signature.axes[1:])
+    else:
+        signature = dataclasses.replace(signature, axes=(Axis("batch", minimum, 4), *signature.axes[1:]))
+    with pytest.raises(UsageError, match="takes at least 2 texts at once"):
+        share_cache(dataclasses.replace(artifact, signature=signature), out=tmp_path / "o.onnx")
+    assert not list(tmp_path.glob("o.onnx*"))
 
 
 def test_a_context_that_no_memory_holds_is_not_allocated_to_prove_it(
