@@ -24,8 +24,10 @@ _MARK = ".edgeai-partial-"
 def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on a clean exit it becomes `path`, otherwise it vanishes.
 
-    Raises ExistsError if `path` is there and `overwrite` is false, StorageError if the disk refuses.
+    Raises ExistsError if `path` is there and `overwrite` is false, StorageError if the disk refuses or a directory
+    stands there.
     """
+    refuse_directory(path)
     with _aside(Path(path), overwrite) as temporary:
         yield temporary
         with open(temporary, "rb") as stream:
@@ -130,9 +132,23 @@ def _remove(path: Path) -> None:
 
 
 def refuse_existing(path: str | Path, overwrite: bool) -> None:
-    """Raise ExistsError if `path` is there and may not be replaced; call it before long work starts."""
+    """Raise ExistsError if `path` is there and may not be replaced, StorageError if nothing can be written there.
+
+    Call it before long work starts. Missing directories are made later; the nearest that is there must let them.
+    """
     if not overwrite and os.path.lexists(path):
         raise ExistsError(f"{path} already exists", hint="add --overwrite (overwrite=True) to replace it")
+    nearest = next(parent for parent in Path(path).absolute().parents if os.path.lexists(parent))
+    if not nearest.is_dir():
+        raise StorageError(f"cannot write {path}: {nearest} is not a directory")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise StorageError(f"cannot write {path}: {nearest} is not writable", hint="choose another place")
+
+
+def refuse_directory(path: str | Path) -> None:
+    """Raise StorageError if a directory stands where a file is to be: to overwrite is not to delete a tree."""
+    if os.path.isdir(path):
+        raise StorageError(f"cannot write {path}: it is a directory", hint="name a file in it")
 
 
 def lock_file(stream: IO[Any], *, wait: bool = True) -> None:

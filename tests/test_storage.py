@@ -60,6 +60,35 @@ def test_a_disk_that_refuses_is_a_storage_error_naming_the_path(tmp_path: Path) 
         storage.atomic_text(tmp_path / "file" / "x", "text")
 
 
+def test_a_place_that_takes_no_file_is_refused_before_any_work(tmp_path: Path) -> None:
+    storage.refuse_existing(tmp_path / "not" / "there" / "yet.txt", overwrite=False)
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "file").write_text("")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for place in ("file", "dangling"):
+        with pytest.raises(StorageError, match=f"{place} is not a directory"):
+            storage.refuse_existing(tmp_path / place / "deep" / "x", overwrite=False)
+
+
+def test_a_directory_that_is_read_only_is_refused_before_any_work(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        if os.access(tmp_path, os.W_OK):
+            pytest.skip("this user may write anywhere")
+        with pytest.raises(StorageError, match="is not writable"):
+            storage.refuse_existing(tmp_path / "deep" / "x", overwrite=False)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_file_never_replaces_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "mine").write_text("mine")
+    with pytest.raises(StorageError, match="it is a directory"):
+        storage.atomic_text(tmp_path / "results", "text", overwrite=True)
+    assert (tmp_path / "results" / "mine").read_text() == "mine"
+
+
 def test_what_a_killed_writer_left_is_removed_by_the_next_and_a_living_one_is_left_alone(
     tmp_path: Path,
 ) -> None:

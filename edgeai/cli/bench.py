@@ -104,7 +104,7 @@ def command(
     from edgeai.benchmarking import bench
     from edgeai.cli.console import RichProgress, print_table
     from edgeai.samples import Samples
-    from edgeai.storage import refuse_existing
+    from edgeai.storage import refuse_directory, refuse_existing
 
     profiler = None
     if roofline or html_path:
@@ -113,6 +113,7 @@ def command(
         profiler = GraphProfiler()
     for path in (json_path, html_path):
         if path:
+            refuse_directory(path)
             refuse_existing(path, overwrite)
     if repeated := [name for name, count in Counter(name for name, _ in axes).items() if count > 1]:
         raise UsageError(f"--axis {', '.join(repeated)} is given more than once", hint="write --axis NAME=N,N")

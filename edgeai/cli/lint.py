@@ -30,6 +30,8 @@ def command(model: Path, target: str, fail_if_float: float | None, as_json: bool
         )
         for caution in report.cautions:
             click.echo(f"caution: {caution.count} nodes: {caution.text}")
+        for note in report.notes:
+            click.echo(f"note: {note}")
     if fail_if_float is None or report.float_share <= fail_if_float:
         return 0
     click.echo(f"edgeai: {report.float_share:.1%} of the weights are not multiplied as integers", err=True)

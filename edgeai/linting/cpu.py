@@ -21,7 +21,7 @@ _QUANTIZATION = "onnxruntime.ai/docs/performance/model-optimizations/quantizatio
 _HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 _SIXTEEN_BITS = frozenset({ir.DataType.INT16, ir.DataType.UINT16})
 _SAFE = 64  # two products of 255 and 64 fit into 16 bits; of 255 and 127 they do not
-_NO_DOT_PRODUCT = "this x86 CPU has neither VNNI nor AMX"
+NO_DOT_PRODUCT = "this x86 CPU has neither VNNI nor AMX"
 
 
 def is_half(product: Product) -> bool:
@@ -58,8 +58,14 @@ def model_is_quantized(product: Product) -> bool:
 
 
 def may_saturate(product: Product) -> bool:
-    """uint8 times int8 with weights beyond 7 bits, on a CPU that sums pairs of such products in 16 bits."""
-    if not product.is_integer_op or product.node.op_type == "MatMulNBits" or product.facts.machine.has_int8_dot_product:
+    """uint8 times int8 with weights beyond 7 bits, on a CPU that sums pairs of such products in 16 bits.
+
+    Where the lineage says that the sums fit, that is believed: it knows the activations.
+    """
+    facts = product.facts
+    if not product.is_integer_op or product.node.op_type == "MatMulNBits" or facts.machine.has_int8_dot_product:
+        return False
+    if facts.sums_fit:
         return False
     signed = [tensor.numpy() for tensor in product.weight_tensors if tensor.dtype == ir.DataType.INT8]
     return any(bool(np.abs(array.astype(np.int16)).max(initial=0) > _SAFE) for array in signed)
@@ -142,7 +148,7 @@ WARNINGS = (
     Warn(
         "saturation",
         may_saturate,
-        f"uint8 x int8 products are summed in pairs in 16 bits and clamped ({_NO_DOT_PRODUCT}): quantize with "
+        f"uint8 x int8 products are summed in pairs in 16 bits and clamped ({NO_DOT_PRODUCT}): quantize with "
         "reduce_range, or load with session.x64quantprecision=1",
         _QUANTIZATION,
     ),

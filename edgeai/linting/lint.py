@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from edgeai import modelfile
 from edgeai.errors import UsageError
+from edgeai.linting.cpu import NO_DOT_PRODUCT
 from edgeai.linting.products import Facts, Product, products
 from edgeai.linting.report import Caution, LintReport, Row
 from edgeai.linting.rules import Rule, Warn
@@ -17,6 +18,7 @@ from edgeai.linting.targets import TARGETS
 from edgeai.machine import Machine, machine
 from edgeai.ort import onnxruntime
 from edgeai.quantization.sessions import open_session
+from edgeai.runtime.precise_sums import why_sums_fit
 
 _SHOWN = 8  # node names of one kind
 
@@ -35,17 +37,20 @@ def lint(path: str | Path, *, target: str = "cpu", on: Machine | None = None) ->
         raise UsageError(f"the linter knows no target {target!r}", hint=f"one of {', '.join(TARGETS)}")
     known = TARGETS[target]
     model = modelfile.load(path)
-    facts = Facts.of(model, on or machine())
+    facts = Facts.of(model, on or machine(), sums_fit=why_sums_fit(path))
+    notes: list[str] = []
     if known.optimized:
         basis = f"the graph that ONNX Runtime {onnxruntime().__version__} optimized here"
         with tempfile.TemporaryDirectory(prefix="edgeai-") as directory:
             optimized = Path(directory) / "optimized.onnx"
             open_session(path, level="extended", optimized=optimized)
             rows, cautions = _judge(ir.load(optimized), facts, known.rules, known.warnings)
+        if facts.sums_fit and not facts.machine.has_int8_dot_product:
+            notes.append(f"no sums of uint8 x int8 are clamped, though {NO_DOT_PRODUCT}: {facts.sums_fit}")
     else:
         basis = "the file's own graph, by rule, not measured"
         rows, cautions = _judge(model, facts, known.rules, known.warnings)
-    return LintReport(path, target, basis, rows, cautions)
+    return LintReport(path, target, basis, rows, cautions, tuple(notes))
 
 
 def _judge(

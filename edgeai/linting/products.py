@@ -22,18 +22,22 @@ _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT1
 
 @dataclass(frozen=True)
 class Facts:
-    """What holds for the whole model. `written` are the file's own nodes, by their names and those of their outputs."""
+    """What holds for the whole model. `written` are the file's own nodes, by their names and those of their outputs.
+
+    `sums_fit` is what the file's lineage says against sums that a CPU without integer dot products would clamp.
+    """
 
     machine: Machine
     written: Mapping[str, ir.Node] = field(default_factory=dict)
     quantized: bool = False
+    sums_fit: str = ""
 
     @classmethod
-    def of(cls, model: ir.Model, machine: Machine) -> Facts:
+    def of(cls, model: ir.Model, machine: Machine, *, sums_fit: str = "") -> Facts:
         written = dict[str, ir.Node]()
         for node in ir.traversal.RecursiveGraphIterator(model.graph):
             written |= {str(name): node for name in (*(value.name for value in node.outputs), node.name) if name}
-        return cls(machine, written, bool(quantized_marks(model)))
+        return cls(machine, written, bool(quantized_marks(model)), sums_fit)
 
 
 @dataclass(frozen=True)

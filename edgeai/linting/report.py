@@ -37,13 +37,17 @@ class Caution:
 
 @dataclass(frozen=True)
 class LintReport:
-    """`basis` says where the graph is from: what ONNX Runtime made of the file here, or the file itself, by rule."""
+    """`basis` says where the graph is from: what ONNX Runtime made of the file here, or the file itself, by rule.
+
+    `notes` say why something is no caution that would be one in a file of unknown origin.
+    """
 
     path: Path
     target: str
     basis: str
     rows: tuple[Row, ...]
     cautions: tuple[Caution, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def integer_share(self) -> float:

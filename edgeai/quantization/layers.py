@@ -92,7 +92,8 @@ def read_tensor(tensor: ir.TensorProtocol) -> Array:
 def _ties(matrices: list[Matrix]) -> Iterator[tuple[Matrix, Matrix]]:
     for embedding in [matrix for matrix in matrices if matrix.lookups]:
         for other in [matrix for matrix in matrices if not matrix.lookups and matrix.shape == embedding.shape]:
-            if other.source is embedding.source or np.array_equal(other.read(), embedding.read()):
+            # The same source is not enough: a square table may be multiplied with as it stands, not transposed.
+            if np.array_equal(other.read(), embedding.read()):
                 yield other, embedding
                 break
 

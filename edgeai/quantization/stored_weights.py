@@ -29,8 +29,15 @@ def storable(model: ir.Model, *, op_types: Collection[str] = WEIGHTED_OPS) -> li
     return [
         node
         for node in ir.traversal.RecursiveGraphIterator(model.graph)
-        if node.op_type in op_types and node.domain == "" and any(True for _ in _weights(node))
+        if node.op_type in op_types and weight_elements(node)
     ]
+
+
+def weight_elements(node: ir.Node) -> int:
+    """How many elements its constant float32 weights have; 0 for a node that multiplies with none."""
+    if node.domain != "" or node.op_type not in WEIGHTED_OPS:
+        return 0
+    return sum(value.const_value.size for _, value in _weights(node) if value.const_value is not None)
 
 
 def store_weights(nodes: Collection[ir.Node], store: Store) -> Mapping[str, float]:

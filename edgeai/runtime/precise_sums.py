@@ -27,17 +27,33 @@ def with_precise_sums(path: Path, settings: SessionSettings, *, on: Machine | No
     return dataclasses.replace(settings, config={**settings.config, KEY: "1"})
 
 
+def why_sums_fit(path: Path) -> str:
+    """What the lineage of a quantized file says against clamped sums; empty where it says nothing."""
+    reasons = [_fits(options) for options in _quantized(path)]
+    return " and ".join(dict.fromkeys(reasons)) if all(reasons) else ""
+
+
 def _may_clamp(path: Path) -> bool:
+    return any(_clamps(options) for options in _quantized(path))
+
+
+def _quantized(path: Path) -> list[Mapping[str, object]]:
     try:
         lineage = Artifact.from_metadata(path, metadata(path)).lineage
     except EdgeAIError:  # whoever opens the file says what is wrong with it
-        return False
-    return any(_clamps(step.options) for step in lineage if step.tool == "quantize")
+        return []
+    return [step.options for step in lineage if step.tool == "quantize" and step.options.get("weight_type") == "int8"]
 
 
 def _clamps(options: Mapping[str, object]) -> bool:
     """Of weights with all eight bits, unless calibration has shown that the sums fit."""
-    if options.get("reduce_range") is not False or options.get("weight_type") != "int8":
-        return False
+    return options.get("reduce_range") is False and not _fits(options)
+
+
+def _fits(options: Mapping[str, object]) -> str:
+    if options.get("reduce_range") is True:
+        return "the recipe left one bit of the weights unused (reduce_range)"
     seen = options.get("saturation")
-    return not isinstance(seen, Mapping) or bool(seen.get("clamped"))
+    if isinstance(seen, Mapping) and not seen.get("clamped"):
+        return "of the sums that calibration saw, none leaves 16 bits"
+    return ""

@@ -13,9 +13,10 @@ from edgeai.agreement import MetricAgreement
 from edgeai.artifact import Artifact
 from edgeai.caching import with_empty_cache
 from edgeai.errors import EdgeAIError, QuantizationError, UsageError
+from edgeai.machine import Machine, machine
 from edgeai.metrics import Metric
 from edgeai.progress import SILENT, Progress
-from edgeai.quantization import RECIPES, Recipe
+from edgeai.quantization import RECIPES, Int8Dynamic, Int8Static, Recipe
 from edgeai.runtime.loading import load
 from edgeai.samples import Samples
 from edgeai.storage import refuse_existing
@@ -29,6 +30,7 @@ from edgeai.verification import sample_batch
 
 # What may win on a CPU: int4 and half precision are asked for by name, for a decoder or another target.
 RECIPES_TRIED = ("int8-static", "int8-dynamic")
+_FULL_RANGE = " full-range"
 
 
 @dataclass(frozen=True)
@@ -74,26 +76,31 @@ def quantize_auto(
     Of `recipes` that are named, one that is smaller is kept even where it is slower. `seconds` is shared by the
     recipes. `resume` is a directory that keeps what was found out. `force` writes the best quantized form even where
     the float file is better; then only a budget that does not hold stops it.
+    Where this CPU would clamp sums, weights with one bit unused are measured against all eight bits with exact kernels
+    (`session.x64quantprecision`, which `load` sets for such a file by its lineage).
     Raises ExistsError if `out` is there; a recipe that cannot be applied is a row with the reason.
     """
     refuse_existing(out, overwrite)
-    chosen = list(recipes or (RECIPES[name]() for name in RECIPES_TRIED))
+    chosen = {recipe.name: recipe for recipe in recipes} if recipes else _tried(machine())
     if resume is not None:
         resume.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="edgeai-auto-") as name:
-        directory = Path(name)
+    with tempfile.TemporaryDirectory(prefix="edgeai-auto-") as temporary:
+        directory = Path(temporary)
         made: dict[str, Budgeted] = {}
         refused: dict[str, str] = {}
-        for recipe in chosen:
+        for name, recipe in chosen.items():
+            if name.endswith(_FULL_RANGE) and _is_full(made.get(recipe.name)):
+                continue
+            file = name.replace(" ", "-")
             try:
-                made[recipe.name] = within_budget(
-                    artifact, recipe, splits, metric, out=directory / f"{recipe.name}.onnx", max_drop=max_drop,
+                made[name] = within_budget(
+                    artifact, recipe, splits, metric, out=directory / f"{file}.onnx", max_drop=max_drop,
                     output=output, seconds=None if seconds is None else seconds / len(chosen),
-                    resume=None if resume is None else resume / f"{recipe.name}.json", progress=progress,
+                    resume=None if resume is None else resume / f"{file}.json", progress=progress,
                 )  # fmt: skip
             except EdgeAIError as error:
-                refused[recipe.name] = error.message
-                progress.log(f"{recipe.name}: {error.message}")
+                refused[name] = error.message
+                progress.log(f"{name}: {error.message}")
         rows, winner = _judged(
             artifact, made, refused, splits.search, directory, workload, progress, force=force,
             named=recipes is not None,
@@ -105,6 +112,19 @@ def quantize_auto(
             modelfile.load(best.path), Artifact(Path(out), best.lineage, best.signature), overwrite=overwrite
         )
     return AutoReport(winner, kept, rows)
+
+
+def _tried(target: Machine) -> dict[str, Recipe]:
+    tried: dict[str, Recipe] = {name: RECIPES[name]() for name in RECIPES_TRIED}
+    if target.has_int8_dot_product:
+        return tried
+    full: tuple[Recipe, ...] = (Int8Static(reduce_range=False), Int8Dynamic(reduce_range=False))
+    return tried | {recipe.name + _FULL_RANGE: recipe for recipe in full}
+
+
+def _is_full(made: Budgeted | None) -> bool:
+    """Did the recipe use all eight bits by itself, since calibration showed that the sums fit?"""
+    return made is not None and made.artifact.lineage[-1].options.get("reduce_range") is False
 
 
 def _judged(

@@ -180,6 +180,30 @@ def test_bench(edgeai: Edgeai, built: Paths, exported: Paths, tmp_path: Path) ->
     assert "--overwrite" in edgeai.fails("bench", built("mlp"), "--json", tmp_path / "r.json", code=2)
 
 
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_bench_refuses_a_place_that_cannot_be_written_before_it_measures(
+    edgeai: Edgeai, option: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "old.json").write_text("{}")
+    missing = tmp_path / "none.onnx"  # it would be missed first if anything had begun
+    assert "file is not a directory" in edgeai.fails("bench", missing, option, tmp_path / "file" / "r")
+    assert "it is a directory" in edgeai.fails("bench", missing, option, tmp_path / "results", "--overwrite")
+    assert (tmp_path / "results" / "old.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("command", ["build", "tune", "quantize"])
+def test_long_commands_refuse_such_a_place_at_the_start(
+    edgeai: Edgeai, exported: Paths, command: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    recipe = ["-p", "int8-dynamic"] if command == "quantize" else []
+    refused = edgeai.fails(command, exported("mlp"), *recipe, "-o", tmp_path / "file" / "out", "--json")
+    assert "file is not a directory" in refused
+    assert edgeai.err.strip().count("\n") <= 1, "nothing was measured before"
+
+
 def test_build(edgeai: Edgeai, exported: Paths, tmp_path: Path) -> None:
     short = ("--time-budget", "3s")
     out = edgeai("build", exported("mlp"), "-o", tmp_path / "b.bundle", "--max-drop", "2%", *short)

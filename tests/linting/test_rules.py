@@ -132,6 +132,29 @@ def test_saturation_depends_on_the_cpu(
     assert not lint(reduced, on=here).cautions, "7-bit weights do not reach the clamp"
 
 
+def test_a_lineage_that_shows_that_the_sums_fit_is_said_instead(write: Callable[..., Path], tmp_path: Path) -> None:
+    large = np.abs(_floats(16, 32)) + 3  # every pair of products needs a seventeenth bit, where both inputs are large
+    body = "g (float[n, 16] x) => (float[n, 32] y) { y = MatMul(x, W) }"
+    loud = np.abs(_floats(24, 16)) + 3
+    found = {}
+    for name, rows, reduce_range in (
+        ("clamped", loud, False),
+        ("reduced", loud, True),
+        ("measured", loud * np.where(np.arange(16) % 2, 0.001, 1).astype(np.float32), False),
+    ):
+        recipe = Int8Static(reduce_range=reduce_range)
+        samples = Samples.from_rows({"x": rows})
+        made = quantize(open_artifact(write(body, W=large)), recipe, samples=samples, out=tmp_path / f"{name}.onnx")
+        report = lint(made.path, on=_AVX2)
+        found[name] = ([caution.rule for caution in report.cautions], report.notes)
+        assert lint(made.path, on=_VNNI).notes == (), "this CPU never clamps"
+    assert found["clamped"] == (["saturation"], ())
+    (cautions, (note,)) = found["reduced"]
+    assert not cautions and "left one bit of the weights unused (reduce_range)" in note
+    (cautions, (note,)) = found["measured"]
+    assert not cautions and "of the sums that calibration saw, none leaves 16 bits" in note
+
+
 def test_signed_activations_stay_in_float_on_x86(write: Callable[..., Path]) -> None:
     path = write(_ATTENTION)
     report = lint(_static(path, _ATTENTION, _S8, _S8), on=_VNNI)

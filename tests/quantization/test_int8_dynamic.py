@@ -69,6 +69,7 @@ def test_convolutions_stay_float_and_are_named_and_so_do_embeddings_if_asked(
     assert operators(done)["Gather"] == operators(done)["Conv"] == operators(done)["MatMulInteger"] == 1
     coverage = done.lineage[-1].options["coverage"]
     assert coverage["float_names"] == ("Conv_3",)
+    assert done.lineage[-1].options["left_float"] == {"ConvInteger is slower than Conv in float": ["Conv_3"]}
     assert coverage["integer_weight_share"] == pytest.approx(112 / 115)
     np.testing.assert_array_equal(
         modelfile.load(done.path).graph.initializers["E"].const_value.numpy(),
@@ -177,6 +178,17 @@ def test_channels_of_their_own_scale_are_closer(
         assert by_channel < 0.03 < 0.2 < together
 
 
+def test_a_weight_on_the_left_stays_float_and_the_lineage_says_why(
+    write: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    body = (
+        "g (float[16, n] x) => (float[8, n] y) { t = Transpose(x) h = MatMul(t, W) u = Transpose(h) y = MatMul(V, u) }"
+    )
+    artifact = write(body, W=_floats(16, 16), V=_floats(8, 16))
+    ((reason, names),) = quantize(artifact, Int8Dynamic(), out=tmp_path / "q").lineage[-1].options["left_float"].items()
+    assert "not one matrix on the right" in reason and names == ["MatMul_3"]
+
+
 def test_excluded_nodes_stay_float(
     write: Callable[..., Artifact], operators: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -188,6 +200,7 @@ def test_excluded_nodes_stay_float(
     done = quantize(artifact, Int8Dynamic(exclude=("MatMul_0",)), out=tmp_path / "q.onnx")
     assert operators(done)["MatMul"] == 1
     assert done.lineage[-1].options["coverage"]["float_names"] == ("MatMul_0",)
+    assert done.lineage[-1].options["left_float"] == {"excluded": ["MatMul_0"]}
     assert done.lineage[-1].options["exclude"] == ("MatMul_0",)
     with pytest.raises(UsageError, match="no node is named MatMul_7"):
         quantize(artifact, Int8Dynamic(exclude=("MatMul_7",)), out=tmp_path / "r.onnx")

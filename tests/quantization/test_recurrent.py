@@ -105,7 +105,27 @@ def test_an_excluded_lstm_stays_float_and_so_does_a_gru_and_both_are_named(
     )
     done = quantize(artifact, Int8Dynamic(exclude=("LSTM_0",)), out=tmp_path / "q.onnx")
     assert (operators(done)["LSTM"], operators(done)["GRU"], operators(done)["MatMulInteger"]) == (1, 1, 1)
-    assert set(done.lineage[-1].options["coverage"]["float_names"]) == {"LSTM_0", "GRU_1"}
+    options = done.lineage[-1].options
+    assert set(options["coverage"]["float_names"]) == {"LSTM_0", "GRU_1"}
+    assert options["left_float"] == {"excluded": ["LSTM_0"], "ONNX Runtime has no integer kernel for it": ["GRU_1"]}
+    assert options["stored_only"] == ["Rg", "Wg"], "what the GRU multiplies with is stored as integers at least"
+    kept = quantize(artifact, Int8Dynamic(exclude=("GRU_1",)), out=tmp_path / "kept.onnx")
+    assert kept.lineage[-1].options["stored_only"] == []
+
+
+@pytest.mark.parametrize("op", ["GRU", "RNN"])
+def test_beside_a_product_the_weights_of_a_gru_are_stored_and_answer_as_before(
+    op: str, write: Callable[..., Artifact], distance: Any, tmp_path: Path
+) -> None:
+    artifact = write(
+        f"""g (float[s, n, 16] x) => (float[s, 1, n, 16] y, float[s, n, 8] m) {{
+            y = {op}<hidden_size = 16>(x, W, R) m = MatMul(x, V) }}""",
+        **_weights(op),
+        V=_floats(16, 8),
+    )
+    done = quantize(artifact, Int8Dynamic(), out=tmp_path / "q.onnx")
+    assert done.lineage[-1].options["coverage"]["stored_integer_share"] == 1.0
+    assert distance(artifact, done, _X) < 0.03
 
 
 @pytest.mark.parametrize("op", _GATES)

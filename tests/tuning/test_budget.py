@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,7 +14,8 @@ from edgeai import modelfile
 from edgeai.artifact import Artifact
 from edgeai.errors import DataError, QuantizationError, UsageError
 from edgeai.metrics import METRICS
-from edgeai.quantization import Int8Dynamic
+from edgeai.quantization import Int8Dynamic, Int8Weight, quantize
+from edgeai.quantization.preparation import prepare
 from edgeai.runtime.loading import load
 from edgeai.samples import Samples
 from edgeai.tuning.budget import within_budget
@@ -178,3 +180,45 @@ def test_a_metric_of_the_users_own(samples: Samples, tmp_path: Path) -> None:
         find_metric(f"{code}:bad", samples.labels, 2)(np.eye(3), np.zeros(3, np.int64))
     with pytest.raises(UsageError, match="is not a function"):
         find_metric(f"{code}:number", samples.labels, 2)
+
+
+_WORDS = """g (float[t, n, 16] x) => (float[t, n, 16] y) {
+    [memory] h, last = LSTM<hidden_size = 16>(x, W, R) s = Squeeze(h, one)
+    total = ReduceSum<keepdims = 0>(s) c = Greater(total, zero)
+    y = If(c) <then_branch = a () => (float[t, n, 16] p) { [inner] p = MatMul(s, V) },
+               else_branch = b () => (float[t, n, 16] q) { [other] q = MatMul(s, U) }> }"""
+
+
+@pytest.mark.parametrize("recipe", [Int8Dynamic(), Int8Weight()], ids=lambda recipe: recipe.name)
+def test_recurrent_layers_and_bodies_are_kept_in_float_by_name(recipe: Any, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]> {_WORDS}')
+    weights = {name: random.standard_normal((1, 64, 16)).astype(np.float32) for name in "WR"}
+    weights |= {name: random.standard_normal((16, 16)).astype(np.float32) for name in "VU"}
+    constants = {"one": np.array([1]), "zero": np.array(0, np.float32)}
+    arrays = weights | constants
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in arrays.items())
+    artifact = modelfile.save(ir.from_proto(proto), Artifact(tmp_path / "float.onnx"))
+    before = prepare(modelfile.load(artifact.path), artifact.path)
+
+    def found(exclude: tuple[str, ...]) -> dict[str, int]:
+        out = tmp_path / f"{len(exclude)}.onnx"
+        done = quantize(modelfile.open_artifact(artifact.path), dataclasses.replace(recipe, exclude=exclude), out=out)
+        return {group.name: group.elements for group in groups(before, modelfile.load(done.path))}
+
+    assert found(()) == {"memory": 2 * 64 * 16, "inner": 256, "other": 256}
+    assert list(found(("memory", "other"))) == ["inner"]
+    assert list(found(("inner",))) == ["memory", "other"]
+
+
+def test_a_head_behind_a_transpose_is_a_layer(tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 20]> g (float[n, 16] x) => (float[n, 24] y) {
+        t = Transpose<perm = [1, 0]>(E) [head] y = MatMul(x, t) }"""
+    )
+    table = np.random.default_rng(0).standard_normal((24, 16)).astype(np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(table, "E"))
+    artifact = modelfile.save(ir.from_proto(proto), Artifact(tmp_path / "float.onnx"))
+    before = prepare(modelfile.load(artifact.path), artifact.path)
+    done = quantize(modelfile.open_artifact(artifact.path), Int8Dynamic(), out=tmp_path / "q.onnx")
+    assert [(group.name, group.elements) for group in groups(before, modelfile.load(done.path))] == [("head", 24 * 16)]

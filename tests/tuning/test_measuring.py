@@ -1,5 +1,6 @@
 """Do no harm: a quantized file is measured against its source, and is kept only if that gained anything."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -7,14 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from edgeai import modelfile
 from edgeai.artifact import Artifact
 from edgeai.bench import Workload
 from edgeai.errors import QuantizationError, UsageError
+from edgeai.machine import machine
 from edgeai.progress import SILENT
 from edgeai.quantization import Int8Dynamic
+from edgeai.runtime.precise_sums import KEY, with_precise_sums
+from edgeai.runtime.settings import SessionSettings
 from edgeai.samples import Samples
 from edgeai.tuning import automatic, measuring
 from edgeai.tuning.automatic import AutoReport, Row, require_kept, search
@@ -103,6 +108,40 @@ def test_a_recipe_that_is_named_is_kept_where_it_is_smaller(
     assert reasons["int8-dynamic"].startswith("kept as asked: slower than fp32: 1.30x")
     auto = search(source, scoring, out=tmp_path / "a.onnx", max_drop=1.0)
     assert auto.chosen == "fp32" and not (tmp_path / "a.onnx").exists()
+
+
+@pytest.mark.parametrize("harmless", [False, True])
+def test_where_sums_would_be_clamped_a_spare_bit_is_measured_against_exact_kernels(
+    harmless: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    haswell = dataclasses.replace(machine(), architecture="x86_64", features=("avx", "avx2", "fma"))
+    for room in ("edgeai.tuning.automatic", "edgeai.tuning.budget", "edgeai.quantization.quantizing"):
+        monkeypatch.setattr(f"{room}.machine", lambda: haswell)
+    faster = {"int8-static full-range": 0.5, "int8-dynamic full-range": 0.9}
+    ratios = {name: (ratio, ratio - 0.01, ratio + 0.01) for name, ratio in faster.items()}
+    monkeypatch.setattr(automatic, "ratio_of", lambda report, name: ratios.get(name, (0.95, 0.94, 0.96)))
+    random = np.random.default_rng(0)
+    weight = random.uniform(0.9, 1.0, (64, 32)).astype(np.float32)
+    if harmless:
+        weight[::2] /= 100  # no two large ones stand side by side
+    proto = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["": 20]> g (float[n, 64] x) => (float[n, 32] y) { y = MatMul(x, W) }'
+    )
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "W"))
+    onnx.save(proto, tmp_path / "float.onnx")
+    source = modelfile.open_artifact(tmp_path / "float.onnx")
+    samples = Samples.from_rows({"x": random.uniform(2.0, 3.0, (40, 64)).astype(np.float32)})
+    report = search(source, samples, out=tmp_path / "q.onnx", max_drop=0.01, resume=tmp_path / "found")
+    names = [row.name for row in report.rows]
+    if harmless:
+        assert names == ["fp32", "int8-static", "int8-dynamic", "int8-dynamic full-range"], "static is full by itself"
+        return
+    assert names == ["fp32", "int8-static", "int8-dynamic", *faster]
+    assert report.chosen == "int8-static full-range" and all(row.metric for row in report.rows[1:])
+    options = modelfile.open_artifact(tmp_path / "q.onnx").lineage[-1].options
+    assert options["reduce_range"] is False
+    assert with_precise_sums(tmp_path / "q.onnx", SessionSettings(), on=haswell).config == {KEY: "1"}
+    assert len(list((tmp_path / "found").iterdir())) == 4, "each search can be resumed"
 
 
 def test_nothing_better_is_an_error_with_the_reasons() -> None:
