@@ -23,7 +23,9 @@ def test_every_command_parses(line: str) -> None:
     command.make_context(name, arguments, parent=root)  # with a parent, as the shell has: click keeps what it inherits
 
 
-def test_the_commands_run_in_the_order_of_the_page(built, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_the_commands_run_in_the_order_of_the_page(  # type: ignore[no-untyped-def]
+    built, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "demo").mkdir()
     for name in ("bert", "gpt"):
@@ -32,9 +34,10 @@ def test_the_commands_run_in_the_order_of_the_page(built, monkeypatch: pytest.Mo
     for line in SHELL:
         with pytest.raises(SystemExit) as stop:
             main(shlex.split(line)[1:])
-        # A bundle's speed depends on what else this machine does: 3 says that it is lost, and only that.
-        allowed = (0, 3) if re.match(r"edgeai verify \S+\.bundle", line) else (0,)
-        assert stop.value.code in allowed, line
+        said = capsys.readouterr().out
+        # What else this machine does may cost the bundle its speed, and nothing else: its answers are verified.
+        slow = stop.value.code == 3 and ": verified, " in said and "slower than it was proven to be" in said
+        assert stop.value.code == 0 or slow, f"{line}\n{said}"
 
 
 def test_every_make_target_exists() -> None:

@@ -74,6 +74,21 @@ def test_a_slow_bundle_is_degraded_and_a_fast_one_is_not(tmp_path: Path) -> None
     assert verify_bundle(tmp_path / "m.bundle", speed=False, ep="cpu").verdict == "verified"
 
 
+@pytest.mark.parametrize(("slow", "verdict", "looks"), [(2, "within", 3), (9, "degraded", 3), (0, "within", 1)])
+def test_a_loss_is_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: int, verdict: str, looks: int
+) -> None:
+    taken: list[int] = []
+
+    def measured(*_: object, **__: object) -> Speed:
+        taken.append(1)
+        return recorded(ALWAYS if len(taken) <= slow else NEVER)
+
+    monkeypatch.setattr("edgeai.speed.measure_speed", measured)
+    assert check_speed(bundle(tmp_path, recorded(NEVER)), ep="cpu").verdict == verdict
+    assert len(taken) == looks
+
+
 def test_faster_than_recorded_is_no_loss(tmp_path: Path) -> None:
     proof = verify_bundle(bundle(tmp_path, recorded(ALWAYS)), workload=QUICK, ep="cpu")
     assert (proof.verdict, proof.exit_code) == ("verified", 0)

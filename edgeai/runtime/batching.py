@@ -195,10 +195,11 @@ class Batcher:
         """Wait for a batch and answer it; False when there will be no more."""
         if batch := self._next():
             begin = time.monotonic()
-            self._run(batch)
+            ran = self._run(batch)
             with self._changed:
                 self._running -= 1
-                self._pace.add(time.monotonic() - begin)
+                if ran:  # what all had given up on took no time, and says nothing of the next
+                    self._pace.add(time.monotonic() - begin)
         return bool(batch)
 
     def _next(self) -> list[Request]:
@@ -214,11 +215,11 @@ class Batcher:
                 self._changed.wait(None if key is None else moment - time.monotonic())
         return []
 
-    def _run(self, batch: list[Request]) -> None:
-        """Answer or fail every request of the batch."""
+    def _run(self, batch: list[Request]) -> bool:
+        """Answer or fail every request of the batch; False if nobody waits for any of them."""
         batch = [request for request in batch if not request.future.done()]
         if not batch:
-            return
+            return False
         feeds = [request.feed for request in batch]
         with self._changed:
             self._tally.update(batches=1, rows=sum(request.rows for request in batch))
@@ -228,11 +229,12 @@ class Batcher:
             if isinstance(error, InputError) and len(batch) > 1:  # one of them is at fault, and only that one
                 for request in batch:
                     self._run([request])
-                return
-            self._settle("failed", [functools.partial(request.future.set_exception, _own(error)) for request in batch])
-            return
+                return True
+            self._finish("failed", [functools.partial(request.future.set_exception, _own(error)) for request in batch])
+            return True
         pairs = zip(batch, answers, strict=True)
-        self._settle("answered", [functools.partial(request.future.set_result, answer) for request, answer in pairs])
+        self._finish("answered", [functools.partial(request.future.set_result, answer) for request, answer in pairs])
+        return True
 
     def _answer(self, batch: list[Request], feed: Feed) -> Answer:
         moments = [request.moment for request in batch if request.moment is not None]
@@ -242,7 +244,7 @@ class Batcher:
         remaining = max(max(moments) - time.monotonic(), 1e-3)
         return self._engine.run(feed, timeout=remaining)  # type: ignore[call-arg]
 
-    def _settle(self, outcome: str, settle: list[Callable[[], None]]) -> None:
+    def _finish(self, outcome: str, settle: list[Callable[[], None]]) -> None:
         """Give a whole batch what became of it; it is counted once, and before anybody can look."""
         with self._changed:
             self._tally[outcome] += len(settle)

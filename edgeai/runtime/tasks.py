@@ -219,14 +219,15 @@ def _refuse_none(items: Sequence[Any]) -> None:
 
 
 def _predictions(engine: Engine, feed: dict[str, Array], labels: tuple[str, ...]) -> list[Prediction]:
-    """From the first output, logits (N, C); a model with a fixed batch axis is run as often as that takes."""
+    """From the first output, logits (N, C).
+
+    A model with a fixed batch axis is run as often as that takes; the last batch repeats its last row to be full.
+    """
     count, axes = len(next(iter(feed.values()))), engine.signature.inputs[0].shape
     step = next((axis for axis in axes[:1] if isinstance(axis, int) and axis), count)
-    answers = [
-        engine.run({name: array[start : start + step] for name, array in feed.items()})
-        for start in range(0, count, step)
-    ]
-    logits = np.concatenate([answer[engine.signature.outputs[0].name] for answer in answers]).astype(np.float64)
+    batches = [np.minimum(np.arange(start, start + step), count - 1) for start in range(0, count, step)]
+    answers = [engine.run({name: array[rows] for name, array in feed.items()}) for rows in batches]
+    logits = np.concatenate([answer[engine.signature.outputs[0].name] for answer in answers])[:count].astype(np.float64)
     if logits.shape[1:] != (len(labels),):
         raise InputError(f"the model gave logits {logits.shape} for {len(labels)} labels")
     weights = np.exp(logits - logits.max(-1, keepdims=True))
