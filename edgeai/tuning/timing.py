@@ -46,7 +46,28 @@ def scaled(workload: bench.Workload, effort: float) -> bench.Workload:
     )
 
 
-def roomier(workload: bench.Workload, report: bench.Report) -> bench.Workload:
+def measured(
+    subjects: Sequence[bench.Subject],
+    inputs: Path,
+    workload: bench.Workload,
+    *,
+    seed: int,
+    progress: Progress,
+    again: bool = True,
+) -> bench.Report:
+    """A whole measurement; of runs so slow that it cannot tell anything, made `again` with the time that they need.
+
+    Raises KeyboardInterrupt for half a measurement, and what `edgeai.bench.measure` raises.
+    """
+    report = bench.measure(subjects, inputs, workload, seed=seed, progress=progress)
+    if again and not report.interrupted and any(len(one.blocks) < MIN_BLOCKS for one in report.subjects):
+        report = bench.measure(subjects, inputs, _roomier(workload, report), seed=seed, progress=progress)
+    if report.interrupted:
+        raise KeyboardInterrupt
+    return report
+
+
+def _roomier(workload: bench.Workload, report: bench.Report) -> bench.Workload:
     """As `workload`, with time for as many blocks as an interval needs, where one run takes as long as in `report`."""
     slowest = max(int(result.samples_ns.max()) for result in report.subjects) / 1e9
     return dataclasses.replace(
@@ -87,11 +108,7 @@ def measure_points(
 
     def together(some: Sequence[Point]) -> dict[str, Figures]:
         subjects = [_as_it_runs(point, paths[point.plan.name]) for point in (baseline, *some)]
-        report = bench.measure(subjects, inputs, plan, seed=seed, progress=progress)
-        if effort >= 1 and not report.interrupted and any(len(one.blocks) < MIN_BLOCKS for one in report.subjects):
-            report = bench.measure(subjects, inputs, roomier(plan, report), seed=seed, progress=progress)
-        if report.interrupted:
-            raise KeyboardInterrupt
+        report = measured(subjects, inputs, plan, seed=seed, progress=progress, again=effort >= 1)
         return figures(report, objective, effort=effort, seed=seed)
 
     others = [point for point in points if point.name != baseline.name]

@@ -12,7 +12,6 @@ from typing import Any, final
 import numpy as np
 
 from edgeai import bench
-from edgeai.bench.statistics import MIN_BLOCKS
 from edgeai.progress import SILENT, Progress
 from edgeai.runtime.generation import generate
 from edgeai.runtime.kv_cache import IDS, Layout, context
@@ -24,7 +23,7 @@ from edgeai.spec import Array, Axis, Feed, Signature, TensorSpec
 from edgeai.tuning.candidates import Point
 from edgeai.tuning.measuring import file_bytes
 from edgeai.tuning.objective import Figures, figures, objective_of
-from edgeai.tuning.timing import roomier
+from edgeai.tuning.timing import measured
 
 _PROMPTS, _LONGEST, _NEW = 4, 128, 32
 _TOKENS = "tokens"
@@ -93,9 +92,5 @@ def time_texts(
     with tempfile.TemporaryDirectory(prefix="edgeai-") as name:
         inputs = Path(name, "prompts.npz")
         Samples.from_feeds(prompts).save(inputs)
-        report = bench.measure(subjects, inputs, plan, seed=seed, progress=progress)
-        if not report.interrupted and any(len(one.blocks) < MIN_BLOCKS for one in report.subjects):
-            report = bench.measure(subjects, inputs, roomier(plan, report), seed=seed, progress=progress)
-    if report.interrupted:
-        raise KeyboardInterrupt
+        report = measured(subjects, inputs, plan, seed=seed, progress=progress)
     return figures(report, objective_of("latency"), effort=1.0, seed=seed)[points[1].name]

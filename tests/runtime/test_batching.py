@@ -19,6 +19,7 @@ import pytest
 from edgeai.errors import DeadlineError, InputError, OverloadError, ProviderError, UsageError
 from edgeai.runtime.batching import Batcher
 from edgeai.runtime.engine import Engine
+from edgeai.runtime.gathering import Request
 from edgeai.runtime.pool import SessionPool
 from edgeai.runtime.session import Session
 from edgeai.runtime.stacking import Padding
@@ -141,6 +142,26 @@ def test_what_cannot_be_answered_in_its_time_is_refused_at_once(closed: Gate) ->
         closed.let.set()
         assert len(concurrent.futures.wait(others, LONG).done) == 3
     assert (batcher.counts.refused, batcher.counts.answered, batcher.counts.expired) == (1, 4, 0)
+
+
+def test_a_batch_that_nobody_waits_for_is_no_measure_of_the_next(closed: Gate) -> None:
+    with Batcher(closed.engine, max_batch=1, max_delay_ms=0) as batcher:
+        slow = busy(batcher, closed)
+        time.sleep(0.2)
+        closed.let.set()
+        slow.result(LONG)
+        while not batcher._pace.bound:
+            time.sleep(0.001)
+        known = batcher._pace.bound
+        expired = Request(feed(1), 1, None)
+        expired.future.set_exception(DeadlineError("too late"))
+        assert not batcher._run([expired])
+        with batcher._changed:
+            batcher._gathering.add("key", -1, expired)
+            batcher._changed.notify()
+        while batcher.waiting or batcher._running:
+            time.sleep(0.001)
+        assert batcher._pace.bound == known
 
 
 def test_a_pool_is_given_as_many_batches_as_it_has_places(double: Path) -> None:

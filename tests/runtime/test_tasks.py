@@ -82,6 +82,15 @@ def test_a_fixed_batch_axis_is_run_as_often_as_it_takes(tmp_path: Path, model: C
         assert [answer.label for answer in session.task.map(rows)] == LABELS
 
 
+def test_a_last_batch_that_is_not_full_is_filled(tmp_path: Path, model: Callable[..., Path]) -> None:
+    description = {"task": "classification", "labels": LABELS, "preprocessing": {"shape": [3]}}
+    two = model("c (float[2,3] x) => (float[2,3] logits) { logits = Identity(x) }")
+    with load(bundle(tmp_path / "m.bundle", two, description)) as session:
+        rows = list(np.eye(3, dtype=np.float32))
+        assert [answer.label for answer in session.task.batch(rows)] == LABELS
+        assert session.task(rows[1]).label == LABELS[1]
+
+
 def test_pictures_are_classified(tmp_path: Path, model: Callable[..., Path]) -> None:
     image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     prepared = {"size": [2, 2], "resize": 3, "resample": "bilinear", "channels": 3, "scale": 1 / 255}
