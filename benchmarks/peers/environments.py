@@ -18,7 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 EDGEAI = "edgeai"  # runs in this environment: it is what the others are compared with
 BUILDING = {"CMAKE_ARGS": "-DLLAVA_BUILD=OFF"}  # llama.cpp without its image models, which take half of the time
-PEERS = ("onnxruntime", "optimum", "openvino", "pytorch", "llama_cpp")
+PEERS = ("onnxruntime", "optimum", "openvino", "openvino_provider", "pytorch", "llama_cpp")
 
 
 def command(name: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from edgeai.bundle import Bundle, bundle_being_checked, is_bundle
@@ -40,17 +40,33 @@ def load(
     another machine; nothing stays open or unpacked then.
     """
     chosen = settings if isinstance(settings, SessionSettings | None) else SessionSettings.from_json(settings)
+    return load_with(
+        path, lambda bundle: chosen or recorded_settings(bundle), ep=ep, fallback=fallback, options=options,
+        min_on_ep=min_on_ep, trust_compiled=trust_compiled,
+    )  # fmt: skip
+
+
+def load_with(
+    path: str | Path | Bundle,
+    settings: Callable[[Bundle | None], SessionSettings | None],
+    *,
+    ep: str | Sequence[str] = "auto",
+    fallback: Sequence[str] = (),
+    options: Options | None = None,
+    min_on_ep: float = 0.0,
+    trust_compiled: bool = False,
+) -> Session:
+    """`load` in the settings that are wanted for the bundle; for None, a bare model."""
     open_session = functools.partial(
         Session, fallback=fallback, options=options, min_on_ep=min_on_ep, trust_compiled=trust_compiled
     )
     if not isinstance(path, Bundle) and not is_bundle(path):
-        return open_session(path, ep=_provider_for(path, ep, options), settings=chosen)
+        return open_session(path, ep=_provider_for(path, ep, options), settings=settings(None))
     session: Session | None = None
     try:
         with _closed_on_errors(path) if isinstance(path, Bundle) else bundle_being_checked(path) as bundle:
-            chosen = chosen or recorded_settings(bundle)
             ep = _provider_for(bundle.model_path, ep, options)
-            session = open_session(bundle.model_path, ep=ep, settings=chosen, bundle=bundle)
+            session = open_session(bundle.model_path, ep=ep, settings=settings(bundle), bundle=bundle)
     except BaseException:
         if session is not None:  # the files are damaged: what was made of them is worth nothing
             session.close()
@@ -83,8 +99,10 @@ def _provider_for(path: str | Path, ep: str | Sequence[str], options: Options | 
     return ep
 
 
-def recorded_settings(bundle: Bundle) -> SessionSettings:
+def recorded_settings(bundle: Bundle | None) -> SessionSettings | None:
     """The settings that a bundle was packed with. Raises IntegrityError for such that no session knows."""
+    if bundle is None:
+        return None
     try:
         return SessionSettings.from_json(bundle.contents.settings)
     except UsageError as error:

@@ -17,11 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
 
-from edgeai.bundle import Bundle, is_bundle, open_bundle
+from edgeai.bundle import Bundle
 from edgeai.errors import DeadlineError, UsageError
 from edgeai.machine import usable_cores
 from edgeai.runtime.deadlines import due
-from edgeai.runtime.loading import load, recorded_settings
+from edgeai.runtime.loading import load_with, recorded_settings
 from edgeai.runtime.session import Session
 from edgeai.runtime.settings import SessionSettings
 from edgeai.spec import Array, Feed, Signature
@@ -51,9 +51,11 @@ class SessionPool:
             raise UsageError(f"session pool: size = {size}, must be at least 1")
         # A run's own thread works too: with one core each, no other threads are needed at all.
         threads = (settings and settings.threads) or max(1, cores // self.size)
-        opened = open_bundle(path) if is_bundle(path) else path
-        chosen = settings or (recorded_settings(opened) if isinstance(opened, Bundle) else SessionSettings())
-        self.session: Session = load(opened, ep=ep, settings=replace(chosen, threads=threads))
+
+        def shared(bundle: Bundle | None) -> SessionSettings:
+            return replace(settings or recorded_settings(bundle) or SessionSettings(), threads=threads)
+
+        self.session: Session = load_with(path, shared, ep=ep)
         self.signature: Signature = self.session.signature
         self._turns = threading.BoundedSemaphore(self.size)
 

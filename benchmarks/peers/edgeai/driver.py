@@ -45,9 +45,9 @@ def auto(source: Path, out: Path, calibration: Feeds, *, search: str, score: str
             shutil.copy(portable.path, out)
 
 
-def build(source: Path, out: Path, calibration: Feeds) -> None:
-    """`edgeai build`: whatever it chooses, as a bundle."""
-    building.build(str(source), Samples.from_feeds(calibration), out=out)
+def build(source: Path, out: Path, calibration: Feeds, *, seconds: float = building.SECONDS) -> None:
+    """`edgeai build --time-budget`: whatever it chooses, as a bundle."""
+    building.build(str(source), Samples.from_feeds(calibration), out=out, seconds=seconds)
 
 
 def session(source: Path, *, settings: Mapping[str, object] | None = None) -> Run:
