@@ -10,6 +10,7 @@ import itertools
 import os
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, InvalidStateError
@@ -18,6 +19,7 @@ from types import TracebackType
 from typing import Self, final
 
 from edgeai.errors import DeadlineError, EdgeAIError, InputError, OverloadError, UsageError
+from edgeai.runtime.awaiting import Mailbox
 from edgeai.runtime.deadlines import WATCH, Alarm, due
 from edgeai.runtime.engine import Engine
 from edgeai.runtime.feeds import FeedCheck
@@ -46,8 +48,8 @@ class Batcher:
 
     A request is a feed of one or more rows. Requests with the same shapes, or the same after `padding`, are run as one
     batch of at most `max_batch` rows, as soon as there are so many, or the oldest has waited `max_delay_ms`, or no
-    other has come for a tenth of that time. While the engine is busy, requests gather. What cannot be answered in its
-    time is not taken, nor are more than `max_queue` waiting requests: that is said at once. `workers` is how many
+    other has come for a fiftieth of that time. While the engine is busy, requests gather. What cannot be answered in
+    its time is not taken, nor are more than `max_queue` waiting requests: that is said at once. `workers` is how many
     batches run at a time, with a `SessionPool` as many as it has places unless it is given. The engine's rows must not
     depend on each other (`edgeai.verify` looks at that). The batcher does not close its engine.
 
@@ -86,6 +88,7 @@ class Batcher:
         self._pace = Pace()
         self._tally: Counter[str] = Counter()
         self._closing = False
+        self._mailboxes = weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox]()
         self._process = os.getpid()
         self._threads = [
             threading.Thread(target=self._serve, name="edgeai-batcher", daemon=True) for _ in range(workers)
@@ -158,7 +161,11 @@ class Batcher:
 
     async def run_async(self, feed: Feed, *, timeout: float | None = None) -> Answer:
         """Like `run`, for asyncio. Cancelling the task takes the request out of the queue."""
-        return await asyncio.wrap_future(self.submit(feed, timeout=timeout))
+        loop = asyncio.get_running_loop()
+        mailbox = self._mailboxes.get(loop)
+        if mailbox is None:
+            mailbox = self._mailboxes[loop] = Mailbox(loop)
+        return await mailbox.wait_for(self.submit(feed, timeout=timeout))
 
     def close(self, *, timeout: float | None = None) -> None:
         """Take no more requests, answer those that wait, and end. May be called twice.

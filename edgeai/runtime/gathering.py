@@ -12,7 +12,7 @@ from edgeai.spec import Array, Feed
 
 Answer = dict[str, Array]
 # Part of the longest wait: whoever sends the next request as soon as it has an answer has done so by then.
-_LULL = 0.1
+_LULL = 0.02
 
 
 @dataclass(slots=True, eq=False)

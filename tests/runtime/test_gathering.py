@@ -17,14 +17,14 @@ def request(rows: int = 1, *, age: float = 0.0) -> Request:
 
 def test_a_group_is_due_when_nothing_more_comes_and_at_last_when_its_first_waited_long_enough() -> None:
     gathering = Gathering(max_batch=8, delay=100.0)
-    first, second = request(age=30.0), request(age=4.0)
+    first, second = request(age=30.0), request(age=1.0)
     gathering.add("a", 0, first)
     key, moment = gathering.most_urgent(at_once=False)
-    assert key == "a" and moment - time.monotonic() < 1e-3  # nobody else came for ten seconds: it is due already
+    assert key == "a" and moment - time.monotonic() < 1e-3  # nobody else came for two seconds: it is due already
     gathering.add("a", 1, second)
-    assert gathering.most_urgent(at_once=False)[1] == pytest.approx(second.arrived + 10.0)
+    assert gathering.most_urgent(at_once=False)[1] == pytest.approx(second.arrived + 2.0)
     gathering.add("a", 2, request())
-    first.arrived -= 65.0
+    first.arrived -= 69.5
     assert gathering.most_urgent(at_once=False)[1] == pytest.approx(first.arrived + 100.0)
 
 
