@@ -169,16 +169,33 @@ Processes = Sequence[int]
 def ratio_of_medians(
     a_blocks: Sequence[Sequence[int]], b_blocks: Sequence[Sequence[int]], *, processes: Processes = (), seed: int = 0
 ) -> Ratio:
-    """median(a) / median(b), both in ns; the i-th blocks of both were taken in the same round (and processes).
+    """The median round's median(a) / median(b), both in ns; the i-th blocks of both are from the same round.
 
+    A machine that changes its speed between rounds changes both blocks of each, and the quotients stay what they are.
     The interval is a hierarchical bootstrap's: processes are drawn with replacement, then rounds in each, for both
     alike, and then the samples in each drawn block, since runs that stand side by side resemble each other (Kalibera
     and Jones, "Rigorous benchmarking in reasonable time", 2013). The same seed gives the same interval.
     Raises BenchmarkError if there are no blocks, not equally many, or empty ones.
     """
-    if len(a_blocks) != len(b_blocks):
+    if not a_blocks or len(a_blocks) != len(b_blocks) or not all(map(len, (*a_blocks, *b_blocks))):
         raise _no_pairs(a_blocks, b_blocks)
-    return _ratio(a_blocks, b_blocks, _median, (processes, None), seed=seed)
+    groups, generator = _groups(processes, len(a_blocks)), np.random.default_rng(seed)
+    rounds = np.stack([_drawn(groups, generator) for _ in range(RESAMPLES)])
+    a, b = _Blocks(a_blocks), _Blocks(b_blocks)
+    ratios = _middle(a.resampled_medians(rounds, generator) / b.resampled_medians(rounds, generator))
+    value = _middle(a.medians() / b.medians())
+    return Ratio(float(value), *_interval(ratios), len(a_blocks))
+
+
+def _middle(ratios: Array) -> Array:
+    """The median along the last axis; between two the geometric mean, so that b to a is the inverse of a to b."""
+    return np.asarray(np.exp(np.median(np.log(ratios), axis=-1)))
+
+
+def _interval(ratios: Array) -> tuple[float, float]:
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(ratios, (tail, 1 - tail))
+    return float(low), float(high)
 
 
 def ratio_of_percentiles(
@@ -211,25 +228,22 @@ def _ratio(
     a_blocks: Sequence[Sequence[int]],
     b_blocks: Sequence[Sequence[int]],
     figure: Callable[[Array], float],
-    processes: tuple[Processes, Processes | None],
+    processes: tuple[Processes, Processes],
     *,
     seed: int,
 ) -> Ratio:
-    """The second of `processes` is None where both sides' blocks are pairs."""
     if not a_blocks or not b_blocks or not all(map(len, (*a_blocks, *b_blocks))):
         raise _no_pairs(a_blocks, b_blocks)
     a, b = _Blocks(a_blocks), _Blocks(b_blocks)
-    groups = _groups(processes[0], len(a_blocks))
-    other_groups = None if processes[1] is None else _groups(processes[1], len(b_blocks))
+    a_groups, b_groups = _groups(processes[0], len(a_blocks)), _groups(processes[1], len(b_blocks))
     generator = np.random.default_rng(seed)
-    ratios = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        rounds = _drawn(groups, generator)
-        others = rounds if other_groups is None else _drawn(other_groups, generator)
-        ratios[i] = figure(a.resampled(rounds, generator)) / figure(b.resampled(others, generator))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(ratios, (tail, 1 - tail))
-    return Ratio(figure(a.samples) / figure(b.samples), float(low), float(high), min(len(a_blocks), len(b_blocks)))
+    ratios = np.array([
+        figure(a.resampled(_drawn(a_groups, generator), generator))
+        / figure(b.resampled(_drawn(b_groups, generator), generator))
+        for _ in range(RESAMPLES)
+    ])  # fmt: skip
+    value = figure(a.samples) / figure(b.samples)
+    return Ratio(value, *_interval(ratios), min(len(a_blocks), len(b_blocks)))
 
 
 def _groups(processes: Processes, count: int) -> list[Array]:
@@ -249,15 +263,32 @@ def _no_pairs(a_blocks: Sequence[Sequence[int]], b_blocks: Sequence[Sequence[int
 
 
 class _Blocks:
-    """Blocks end to end, so that a whole resample is one indexing."""
+    """Blocks end to end, each in order, so that a whole resample is one indexing."""
 
     def __init__(self, blocks: Sequence[Sequence[int]]) -> None:
         # A clock that saw no time pass must not end in a division by zero.
-        self.samples = np.maximum(np.concatenate([np.asarray(block, dtype=np.int64) for block in blocks]), 1)
+        self.samples = np.maximum(np.concatenate([np.sort(np.asarray(block, dtype=np.int64)) for block in blocks]), 1)
         self._sizes = np.array([len(block) for block in blocks])
         self._starts = np.cumsum(self._sizes) - self._sizes
 
+    def medians(self) -> Array:
+        """Of each block, (blocks,)."""
+        found: Array = self.samples[self._starts + (self._sizes - 1) // 2]
+        return found
+
+    def resampled_medians(self, rounds: Array, generator: np.random.Generator) -> Array:
+        """The median of as many samples of each of `rounds` as it has, drawn with replacement; shaped like `rounds`.
+
+        The k-th of n even draws from 0..1 has the distribution Beta(k, n + 1 - k), which spares drawing them all.
+        """
+        sizes = self._sizes[rounds]
+        k = (sizes + 1) // 2
+        within = np.minimum((generator.beta(k, sizes + 1 - k) * sizes).astype(np.int64), sizes - 1)
+        found: Array = self.samples[self._starts[rounds] + within]
+        return found
+
     def resampled(self, rounds: Array, generator: np.random.Generator) -> Array:
+        """All samples of the drawn rounds, drawn again in each."""
         sizes = self._sizes[rounds]
         of_sample = np.repeat(sizes, sizes)
         within = (generator.random(len(of_sample)) * of_sample).astype(np.int64)
@@ -268,10 +299,6 @@ class _Blocks:
 def _nearest_rank(samples: Array, percent: int) -> float:
     index = _rank(len(samples), percent) - 1
     return float(np.partition(samples, index)[index])
-
-
-def _median(samples: Array) -> float:
-    return _nearest_rank(samples, 50)
 
 
 def verdict(ratio: Ratio | None, noise_floor: float) -> str:

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -108,6 +109,41 @@ def test_drift_that_meets_both_alike_does_not_hide_a_difference() -> None:
     assert verdict(together, 0.02) == SLOWER
 
 
+def flipping(median: float, *, seed: int, slow: Sequence[bool]) -> list[list[int]]:
+    """A block for each of `slow`: half as slow again where it is true."""
+    even = blocks(median, seed=seed, count=len(slow))
+    return [[int(1.5 * ns) for ns in block] if is_slow else block for block, is_slow in zip(even, slow, strict=True)]
+
+
+@pytest.mark.parametrize(("factor", "word"), [(1.1, SLOWER), (1.0, NOT_RESOLVED), (0.9, FASTER)])
+def test_a_machine_that_changes_its_speed_between_rounds_hides_nothing_and_adds_nothing(
+    factor: float, word: str
+) -> None:
+    """The share of slow rounds is near one half, where the median of all samples jumps from one speed to the other."""
+    for seed in range(20):
+        slow = np.random.default_rng(seed).random(20) < 0.5
+        ratio = ratio_of_medians(flipping(factor * 1e6, seed=seed, slow=slow), flipping(1e6, seed=99 + seed, slow=slow))
+        assert ratio.value == pytest.approx(factor, rel=0.01)
+        assert verdict(ratio, 0.02) == word
+
+
+def test_a_to_b_is_the_inverse_of_b_to_a() -> None:
+    for count in (7, 8):
+        a, b = blocks(1.3e6, seed=1, count=count), blocks(1e6, seed=2, count=count)
+        assert ratio_of_medians(a, b).value == pytest.approx(1 / ratio_of_medians(b, a).value)
+
+
+def test_the_interval_is_that_of_samples_drawn_one_by_one() -> None:
+    a, b = blocks(1.1e6, seed=1, count=6), blocks(1e6, seed=2, count=6)
+    found, generator, ratios = ratio_of_medians(a, b), np.random.default_rng(0), []
+    for _ in range(2000):
+        rounds = generator.integers(0, 6, 6)
+        halves = [[np.median(generator.choice(side[i], len(side[i]))) for i in rounds] for side in (a, b)]
+        ratios.append(np.median(np.divide(*halves)))
+    low, high = np.quantile(ratios, (0.025, 0.975))
+    assert (found.low, found.high) == (pytest.approx(low, abs=2e-3), pytest.approx(high, abs=2e-3))
+
+
 def test_drift_of_one_alone_widens_the_interval() -> None:
     steady = ratio_of_medians(blocks(1e6, seed=1), blocks(1e6, seed=2))
     drifting = ratio_of_medians(blocks(1e6, seed=1, drift=0.05), blocks(1e6, seed=2))
@@ -155,7 +191,8 @@ def test_the_seed_decides() -> None:
 def test_blocks_may_differ_in_size_and_a_resample_stays_inside_its_block() -> None:
     # all samples of a block are equal, so the median of any resample is one of the block values
     ratio = ratio_of_medians([[40] * 3, [10] * 50], [[20], [20]])
-    assert ratio == Ratio(0.5, 0.5, 2.0, 2)
+    assert (ratio.value, ratio.blocks) == (pytest.approx(1.0), 2)
+    assert (ratio.low, ratio.high) == (pytest.approx(0.5), pytest.approx(2.0))
 
 
 def test_a_clock_that_stands_still_gives_one_not_a_crash() -> None:
