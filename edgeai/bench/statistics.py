@@ -180,16 +180,18 @@ def ratio_of_medians(
     if not a_blocks or len(a_blocks) != len(b_blocks) or not all(map(len, (*a_blocks, *b_blocks))):
         raise _no_pairs(a_blocks, b_blocks)
     groups, generator = _groups(processes, len(a_blocks)), np.random.default_rng(seed)
-    rounds = np.stack([_drawn(groups, generator) for _ in range(RESAMPLES)])
+    draws = [_drawn(groups, generator) for _ in range(RESAMPLES)]
+    rounds = np.concatenate(draws)
     a, b = _Blocks(a_blocks), _Blocks(b_blocks)
-    ratios = _middle(a.resampled_medians(rounds, generator) / b.resampled_medians(rounds, generator))
-    value = _middle(a.medians() / b.medians())
-    return Ratio(float(value), *_interval(ratios), len(a_blocks))
+    quotients = a.resampled_medians(rounds, generator) / b.resampled_medians(rounds, generator)
+    ends = np.cumsum([len(draw) for draw in draws])  # not all alike where processes differ in their rounds
+    ratios = np.array([_middle(some) for some in np.split(quotients, ends[:-1])])
+    return Ratio(_middle(a.medians() / b.medians()), *_interval(ratios), len(a_blocks))
 
 
-def _middle(ratios: Array) -> Array:
-    """The median along the last axis; between two the geometric mean, so that b to a is the inverse of a to b."""
-    return np.asarray(np.exp(np.median(np.log(ratios), axis=-1)))
+def _middle(ratios: Array) -> float:
+    """The median; between two the geometric mean, so that b to a is the inverse of a to b."""
+    return float(np.exp(np.median(np.log(ratios))))
 
 
 def _interval(ratios: Array) -> tuple[float, float]:

@@ -161,6 +161,8 @@ def test_processes_that_differ_widen_the_interval() -> None:
     assert told.value == untold.value
     assert told.high - told.low > 1.3 * (untold.high - untold.low)
     assert ratio_of_medians(a, b, processes=[7] * 20) == untold, "one process is what no numbers mean"
+    uneven = ratio_of_medians(a, b, processes=[0, *processes[:-1]])
+    assert uneven.value == untold.value and uneven.high - uneven.low > untold.high - untold.low
 
 
 def test_blocks_of_two_runs_need_not_be_pairs() -> None:
