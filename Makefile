@@ -26,6 +26,11 @@ check: install
 
 bench: install
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/peers/environments.py
+	$(BIN)/python benchmarks/speed_peers.py --again
+	$(BIN)/python benchmarks/speed_limits.py
+	$(BIN)/python scripts/readme_table.py
+	$(BIN)/python scripts/speed_page.py
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage*

@@ -90,10 +90,12 @@ def main() -> int:
     """Print each trial, write the JSON; 1 if a judge was wrong more than once in either twenty."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=1.0, help="measured time of each engine")
+    parser.add_argument("--seconds", type=float, default=2.0, help="measured time of each engine")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    workload = Workload(min_iterations=200, min_seconds=arguments.seconds, warmup_max_seconds=1.0, processes=10)
+    workload = Workload(
+        min_iterations=200, min_seconds=arguments.seconds, warmup_max_seconds=1.0, rounds=50, processes=5
+    )
     before, trials = observe(), []
     with tempfile.TemporaryDirectory() as directory:
         samples = Path(directory) / "x.npz"

@@ -116,7 +116,7 @@ def held(contest: Contest, versions: dict[str, Any], *, quick: bool) -> Row:
                 rows[runner.name] = {"peer": runner.peer, "failed": None}
                 advance(note=runner.name)
                 try:
-                    file = _made(runner, materials, workload)
+                    file = made(runner, materials, workload)
                     rows[runner.name] |= {"bytes": _bytes(file)}
                     peer = Peer(runner.name, command(runner.peer), workload=workload)
                     lanes[runner.name] = stack.enter_context(peer)
@@ -125,8 +125,9 @@ def held(contest: Contest, versions: dict[str, Any], *, quick: bool) -> Row:
                 except PeerError as error:
                     rows[runner.name]["failed"] = str(error).replace(f"{place}/", "")
                     lanes.pop(runner.name, None)
+        size = min((answer.size for found in answers.values() for answer in found.values()), default=0)
         for name in answers:
-            rows[name]["cosine"] = _cosine(answers[name], answers[REFERENCE]) if REFERENCE in answers else None
+            rows[name]["cosine"] = _cosine(answers[name], answers[REFERENCE], size) if REFERENCE in answers else None
         recording = interleave(lanes, workload, progress=progress)
     for name, blocks in recording.blocks.items():
         samples = [sample for block in blocks for sample in block.samples_ns]
@@ -207,7 +208,7 @@ def _continued(signature: Signature, path: Path) -> tuple[list[int], list[dict[s
     return prompt[0].tolist(), feeds
 
 
-def _made(runner: Runner, materials: Materials, workload: Workload) -> Path:
+def made(runner: Runner, materials: Materials, workload: Workload) -> Path:
     """The runner's file; runners with the same recipe share one. Made in a process of its own, which is gone after."""
     maker = runner.maker or runner.peer
     for name in {maker, runner.peer}:
@@ -242,11 +243,11 @@ def _opened(runner: Runner, peer: Peer, file: Path, materials: Materials, answer
     return {"first_answer_seconds": round(seconds, 3)}
 
 
-def _cosine(answers: Mapping[str, Array], reference: Mapping[str, Array]) -> float:
-    """The least of all feeds. Who answers for the last token alone is compared there."""
+def _cosine(answers: Mapping[str, Array], reference: Mapping[str, Array], size: int) -> float:
+    """The least of all feeds. Where some answer for the last token alone, `size` values, all are compared there."""
     cosine = METRICS[COSINE_METRIC].per_sample
     return min(
-        float(cosine(answers[key].reshape(1, -1), wanted.reshape(1, -1)[:, -answers[key].size :])[0])
+        float(cosine(answers[key].reshape(1, -1)[:, -size:], wanted.reshape(1, -1)[:, -size:])[0])
         for key, wanted in reference.items()
     )
 

@@ -53,12 +53,13 @@ class GraphProfiler:
             self._ceilings = measure_ceilings()
         return self._ceilings
 
-    def nodes(self, path: str | Path, feed: Feed) -> tuple[NodeCost, ...]:
-        """Every node that one run of `feed` executes, with the median of some runs.
+    def nodes(self, path: str | Path, feed: Feed, settings: SessionSettings | None = None) -> tuple[NodeCost, ...]:
+        """Every node that one run of `feed` executes, with the median of some runs; a bundle's settings are its own.
 
         Raises what opening the model raises, and BenchmarkError if ONNX Runtime cannot profile it.
         """
-        with load(path, ep="cpu") as session, tempfile.TemporaryDirectory(prefix="edgeai-profile-") as name:
+        place = tempfile.TemporaryDirectory(prefix="edgeai-profile-")
+        with load(path, ep="cpu", settings=settings) as session, place as name:
             return _profile(session.path, session.settings, feed, Path(name))
 
 

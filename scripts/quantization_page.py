@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pages import machine_line, table
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "quantization.md"
 RESULTS = ROOT / "benchmarks" / "results"
@@ -31,7 +33,7 @@ def render(results: Path = RESULTS) -> str:
         path = results / f"{name}.json"
         if path.exists():
             data = json.loads(path.read_text(encoding="utf-8"))
-            told = f"{about}\n\n`benchmarks/{name}.py`; {_machine(data)}"
+            told = f"{about}\n\n`benchmarks/{name}.py`; {machine_line(data)}"
             parts.append("\n".join([f"## {title}", "", told, "", *section(data)]).rstrip())
     return "\n\n".join(parts) + "\n"
 
@@ -48,7 +50,7 @@ def _peers(data: Row) -> Lines:
         "side's best is picked on the samples that it is scored by, among the files that got smaller."
     )
     yield ""
-    yield from _table(
+    yield from table(
         ("family", "edgeai's best", "best peer", "metric of the two", "drop from the peer's to edgeai's", "not below"),
         [_compared(name, verdict) for name, verdict in compared.items()],
     )
@@ -61,7 +63,7 @@ def _peers(data: Row) -> Lines:
         counts = found["samples"]
         yield f"\n### {name}\n\n{counts['calibration']} samples to calibrate, {counts['score']} to score.\n"
         columns = ("method", "kB", "integer", "metric", "drop against fp32", "time", "s to quantize")
-        yield from _table(columns, [_method(*row) for row in found["rows"].items()])
+        yield from table(columns, [_method(*row) for row in found["rows"].items()])
     if counted:
         yield "\n### What the tools said when they failed\n"
         yield from (f"- {method}, {family}: {_short(why)}" for method, failed in failures for family, why in failed)
@@ -104,7 +106,7 @@ def _budget(data: Row) -> Lines:
                 _ratio(one["ratio"]), f"{one['float_share']:.0%}" if metric else "–", _short(one["reason"]),
             ))  # fmt: skip
     yield f"The budget is {data['max_drop']:.1%} of the metric. In bold: what was kept.\n"
-    yield from _table(columns, rows)
+    yield from table(columns, rows)
 
 
 def _calibration(data: Row) -> Lines:
@@ -115,7 +117,7 @@ def _calibration(data: Row) -> Lines:
         seconds = (f"{row['seconds']:.1f}", f"{row['seconds'] / row['samples']:.2f}") if done else ("–", "–")
         peak = f"{row['peak_bytes'] / 1e6:,.0f}"
         rows.append((row["tool"], row["observer"], str(row["samples"]), *seconds, peak, row["outcome"]))
-    yield from _table(columns, rows)
+    yield from table(columns, rows)
     yield ""
     yield from (f"- {text}: {figure:.2f}" for text, figure in data["findings"].items())
 
@@ -126,7 +128,7 @@ def _weight_only(data: Row) -> Lines:
         (_recipe(row), f"{row['size_bytes'] / 1e6:.1f}", _or_dash(row.get("seconds"), "{:.1f}"), _gigabytes(row))
         for row in data["gpt-2 124M"]
     ]
-    yield from _table(("recipe", "MB", "s", "peak GB"), rows)
+    yield from table(("recipe", "MB", "s", "peak GB"), rows)
     yield "\nThe trained reference `gpt`, by its perplexity; ± is the standard error:\n"
     rows = [
         (
@@ -136,7 +138,7 @@ def _weight_only(data: Row) -> Lines:
         for row in data["gpt trained"]
     ]  # fmt: skip
     columns = ("recipe", "kB", "perplexity", "against fp32", "against round-to-nearest", "KL divergence")
-    yield from _table(columns, rows)
+    yield from table(columns, rows)
 
 
 def _streaming(data: Row) -> Lines:
@@ -156,7 +158,7 @@ def _graph_forms(data: Row) -> Lines:
         for row in found["rows"]:
             milliseconds = _or_dash(row["p50_ns"] and row["p50_ns"] / 1e6, "{:.2f}")
             rows.append((model, row["form"], milliseconds, _ratio(row["ratio"]), f"{row['size_bytes'] / 1e6:.2f}"))
-    yield from _table(("model", "form", "p50 ms", "time against exported", "MB"), rows)
+    yield from table(("model", "form", "p50 ms", "time against exported", "MB"), rows)
     refused = [(m, form, why) for m, found in data["models"].items() for form, why in found["not_made"].items()]
     if refused:
         yield "\nNot made:\n"
@@ -196,15 +198,6 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Row], Lines]]] = {
 }  # fmt: skip
 
 
-def _machine(data: Row) -> str:
-    machine = data["machine"]
-    versions = machine.get("versions") or data.get("versions", {})
-    runtime = versions.get("onnxruntime-gpu") or versions.get("onnxruntime")
-    wide = sorted({"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8"} & set(machine.get("features", ())))
-    features = f" ({', '.join(wide)})" if wide else ""
-    return f"{machine['cpu']}{features}, {machine['cores']} cores; ONNX Runtime {runtime}."
-
-
 def _recipe(row: Row) -> str:
     options = [f"{key}={value}" for key, value in row["options"].items()]
     return " ".join([row["recipe"], *options, *(["samples"] if row.get("samples") else [])])
@@ -228,11 +221,6 @@ def _ratio(ratio: list[float] | None) -> str:
 
 def _or_dash(value: Any, form: str) -> str:
     return "–" if value is None else form.format(value)
-
-
-def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Lines:
-    for row in (columns, ("---",) * len(columns), *rows):
-        yield f"| {' | '.join(cell.replace('|', '∣') for cell in row)} |"
 
 
 def _short(text: str) -> str:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from edgeai.bench import Workload
 from edgeai.bench.interleave import Recording, interleave
+from edgeai.bench.limits import NodeCost
 from edgeai.bench.loop import Block
 from edgeai.metrics import METRICS
 from edgeai.samples import Samples
@@ -158,6 +160,29 @@ def test_a_goal_is_met_by_a_fast_and_right_answer(
     assert (told["edgeai"], told["met"]) == (best, met)
 
 
+def test_who_answers_for_the_last_token_alone_is_compared_there_like_all_others(benchmarks: None) -> None:
+    from speed_peers import _cosine
+
+    whole = {"answer/0": np.array([[[1.0, 0.0], [0.0, 1.0]]], np.float32)}
+    last = {"answer/0": np.array([[[0.0, 2.0]]], np.float32)}
+    wrong_before = {"answer/0": np.array([[[-1.0, 0.0], [0.0, 1.0]]], np.float32)}
+    assert _cosine(last, whole, 2) == pytest.approx(1)
+    assert _cosine(wrong_before, whole, 2) == pytest.approx(1)
+    assert _cosine(wrong_before, whole, 4) == pytest.approx(0)
+
+
+def test_nodes_of_a_kind_are_counted_together_the_costliest_first(benchmarks: None) -> None:
+    from speed_limits import kinds
+
+    def node(kind: str, time_ns: int, number_format: str = "int8") -> NodeCost:
+        return NodeCost(kind, kind, "cpu", time_ns, 10, 1, 1, number_format, limit_ns=time_ns / 2)
+
+    rows = kinds([node("Gemm", 10), node("Add", 50), node("Gemm", 45), node("Gemm", 5, "float32")])
+    assert [(row["kind"], row["format"], row["nodes"], row["time_ns"], row["limit_ns"]) for row in rows] == [
+        ("Gemm", "int8", 2, 55, 27.5), ("Add", "int8", 1, 50, 25.0), ("Gemm", "float32", 1, 5, 2.5),
+    ]  # fmt: skip
+
+
 def test_a_goal_against_a_peer_that_failed_is_not_met(benchmarks: None) -> None:
     from peers.contests import Goal
     from speed_peers import judged
@@ -199,21 +224,31 @@ def test_each_side_is_judged_by_its_best_smaller_file(benchmarks: None) -> None:
     assert verdict(rows, judge) is None
 
 
-def _page() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("quantization_page", ROOT / "scripts" / "quantization_page.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    return importlib.import_module
 
 
-def test_the_page_is_the_results() -> None:
+def test_the_page_is_the_results(script: Callable[[str], ModuleType]) -> None:
     text = (ROOT / "docs" / "quantization.md").read_text(encoding="utf-8")
-    assert _page().render() == text, "run: python scripts/quantization_page.py"
+    assert script("quantization_page").render() == text, "run: python scripts/quantization_page.py"
 
 
-def test_a_section_stands_for_each_result_that_is_there(tmp_path: Path) -> None:
-    page = _page()
+def test_the_page_of_speed_and_its_plots_are_the_results(script: Callable[[str], ModuleType]) -> None:
+    page = script("speed_page")
+    found = page.pages()
+    assert len(found) > 1
+    for place, text in found.items():
+        assert place.read_text(encoding="utf-8") == text, "run: python scripts/speed_page.py"
+        if place.suffix == ".svg":
+            assert ElementTree.fromstring(text).tag.endswith("svg")
+            assert f"](speed/{place.name})" in found[page.PAGE]
+    assert {place.name for place in page.PLOTS.iterdir()} == {place.name for place in found if place.suffix == ".svg"}
+
+
+def test_a_section_stands_for_each_result_that_is_there(tmp_path: Path, script: Callable[[str], ModuleType]) -> None:
+    page = script("quantization_page")
     assert "##" not in page.render(tmp_path)
     metric = {"name": "accuracy", "reference": 0.9, "candidate": 0.8, "drop": 0.1, "low": 0.05, "high": 0.2}
     row = {"failed": None, "seconds": 1.0, "bytes": 1000, "integer_weight_share": 1.0, "metric": metric}

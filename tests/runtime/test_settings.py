@@ -65,10 +65,11 @@ def test_everything_reaches_onnxruntime() -> None:
     assert options.enable_cpu_mem_arena is False
     assert options.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
-    usual = SessionSettings(config={"session.force_spinning_stop": "0"}).apply(onnxruntime)
+    assert SessionSettings().apply(onnxruntime).get_session_config_entry("session.intra_op.spin_duration_us") == "200"
+    usual = SessionSettings(config={"session.intra_op.spin_duration_us": "50"}).apply(onnxruntime)
     assert usual.intra_op_num_threads == usable_cores()
     assert usual.get_session_config_entry("session.intra_op.allow_spinning") == "1"
-    assert usual.get_session_config_entry("session.force_spinning_stop") == "0"
+    assert usual.get_session_config_entry("session.intra_op.spin_duration_us") == "50"
 
 
 def test_disabled_optimizers_are_disabled(model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from protocol import Feeds, Run, serve
 
 import edgeai
@@ -17,6 +18,7 @@ from edgeai.graph import optimize
 from edgeai.metrics import METRICS
 from edgeai.modelfile import open_artifact
 from edgeai.quantization import RECIPES, quantize
+from edgeai.runtime.kv_cache import KEEP
 from edgeai.samples import Samples
 from edgeai.tuning.automatic import quantize_auto
 from edgeai.tuning.splits import Splits
@@ -50,11 +52,12 @@ def build(source: Path, out: Path, calibration: Feeds, *, seconds: float = build
     building.build(str(source), Samples.from_feeds(calibration), out=out, seconds=seconds)
 
 
-def session(source: Path, *, settings: Mapping[str, object] | None = None) -> Run:
-    """A file or a bundle, in the settings that ship."""
+def session(source: Path, *, settings: Mapping[str, object] | None = None, last: bool = False) -> Run:
+    """A file or a bundle, in the settings that ship; `last`: of a decoder the last logits, as for its generation."""
     opened = edgeai.load(source, ep="cpu", settings=settings)
     first = opened.signature.output_names[0]
-    return lambda feed: opened.run(feed)[first]
+    more = {KEEP: np.ones(1, np.int64)} if last else {}
+    return lambda feed: opened.run({**feed, **more})[first]
 
 
 def _rewritten(source: Path, directory: str, form: str | None) -> Artifact:
