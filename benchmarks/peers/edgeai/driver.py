@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from protocol import Feeds, Run, serve
+from protocol import Feed, Feeds, Run, serve
 
 import edgeai
 from edgeai import building
@@ -18,10 +18,12 @@ from edgeai.graph import optimize
 from edgeai.metrics import METRICS
 from edgeai.modelfile import open_artifact
 from edgeai.quantization import RECIPES, quantize
-from edgeai.runtime.kv_cache import KEEP
+from edgeai.runtime.kv_cache import IDS, MASK, open_cache
 from edgeai.samples import Samples
 from edgeai.tuning.automatic import quantize_auto
 from edgeai.tuning.splits import Splits
+
+POSITIONS = 1024  # as many as llama.cpp gets
 
 
 def recipe(source: Path, out: Path, calibration: Feeds, *, name: str, form: str | None = None, **options: Any) -> None:
@@ -53,11 +55,18 @@ def build(source: Path, out: Path, calibration: Feeds, *, seconds: float = build
 
 
 def session(source: Path, *, settings: Mapping[str, object] | None = None, last: bool = False) -> Run:
-    """A file or a bundle, in the settings that ship; `last`: of a decoder the last logits, as for its generation."""
+    """A file or a bundle, in the settings that ship; `last`: a prompt's last logits, as generation asks for them."""
     opened = edgeai.load(source, ep="cpu", settings=settings)
+    if last:
+        cache = open_cache(opened, 1, POSITIONS)
+
+        def run(feed: Feed) -> np.ndarray:
+            cache.truncate(0)
+            return cache.advance(feed[IDS], feed[MASK], keep=1)
+
+        return run
     first = opened.signature.output_names[0]
-    more = {KEEP: np.ones(1, np.int64)} if last else {}
-    return lambda feed: opened.run({**feed, **more})[first]
+    return lambda feed: opened.run(feed)[first]
 
 
 def _rewritten(source: Path, directory: str, form: str | None) -> Artifact:
