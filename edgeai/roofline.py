@@ -58,8 +58,10 @@ class GraphProfiler:
 
         Raises what opening the model raises, and BenchmarkError if ONNX Runtime cannot profile it.
         """
-        place = tempfile.TemporaryDirectory(prefix="edgeai-profile-")
-        with load(path, ep="cpu", settings=settings) as session, place as name:
+        with (
+            tempfile.TemporaryDirectory(prefix="edgeai-profile-") as name,
+            load(path, ep="cpu", settings=settings) as session,
+        ):
             return _profile(session.path, session.settings, feed, Path(name))
 
 
