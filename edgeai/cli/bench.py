@@ -46,6 +46,9 @@ def _counts(
     return tuple(map(int, parts))
 
 
+_MOST_RUNS = 1_000_000  # every sample is kept
+
+
 @click.command("bench")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--ep", default="auto", show_default=True, help="Execution providers, with commas between them.")
@@ -69,7 +72,11 @@ def _counts(
     show_default=True,
     help="Fresh processes of each model, one after another: chance in one start must not pass for speed.",
 )
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Least measured time of each. [default: 3]")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    help="Least measured time of each, within a million runs. [default: 3, within 20000 runs]",
+)
 @click.option("--roofline", is_flag=True, help="Time each node, and compare with what this machine can do.")
 @click.option("--json", "json_path", type=options.PATH, help="Write the whole report, every raw sample in it.")
 @click.option("--html", "html_path", type=options.PATH, help="Write the report as one page; implies --roofline.")
@@ -130,6 +137,7 @@ def command(
             batches[0] if len(batches) == 1 else 1,
             min_seconds=least,
             max_seconds=max(60.0, 2 * least),
+            max_iterations=Workload.max_iterations if seconds is None else _MOST_RUNS,
             concurrency=concurrency,
             rate=rate,
             latency_bound_ms=bound,

@@ -180,6 +180,13 @@ def test_bench(edgeai: Edgeai, built: Paths, exported: Paths, tmp_path: Path) ->
     assert "--overwrite" in edgeai.fails("bench", built("mlp"), "--json", tmp_path / "r.json", code=2)
 
 
+def test_bench_measures_as_long_as_it_was_asked_to(edgeai: Edgeai, built: Paths, tmp_path: Path) -> None:
+    """20000 runs of so small a model take a fraction of that."""
+    edgeai("bench", built("mlp"), "--seconds", "0.8", "--processes", 1, "--json", tmp_path / "r.json")
+    (subject,) = json.loads((tmp_path / "r.json").read_text())["subjects"]
+    assert sum(sum(block["samples_ns"]) for block in subject["blocks"]) >= 0.8e9
+
+
 @pytest.mark.parametrize("option", ["--json", "--html"])
 def test_bench_refuses_a_place_that_cannot_be_written_before_it_measures(
     edgeai: Edgeai, option: str, tmp_path: Path
