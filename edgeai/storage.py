@@ -180,14 +180,19 @@ def sha256(path: str | Path) -> str:
     """Hex digest of a file's bytes.
 
     They are mapped piece by piece: a read would copy them first, which whoever works beside this pays for too. The
-    mapping is private, which more file systems know than a shared one.
+    mapping is private, which more file systems know than a shared one. A file that is cut short meanwhile has the
+    digest of what was still there.
     """
     found = hashlib.sha256()
     with open(path, "rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         for begin in range(0, size, _MAPPED_BYTES):
             length = min(_MAPPED_BYTES, size - begin)
-            with mmap.mmap(stream.fileno(), length, access=mmap.ACCESS_COPY, offset=begin) as piece:
+            try:
+                piece = mmap.mmap(stream.fileno(), length, access=mmap.ACCESS_COPY, offset=begin)
+            except ValueError:  # it ends before this piece does
+                break
+            with piece:
                 found.update(piece)
     return found.hexdigest()
 

@@ -1,3 +1,5 @@
+import hashlib
+import mmap
 import os
 import signal
 import subprocess
@@ -9,6 +11,8 @@ import pytest
 
 from edgeai import storage
 from edgeai.errors import ExistsError, StorageError
+
+PIECE = mmap.ALLOCATIONGRANULARITY
 
 
 def test_a_file_appears_whole_and_nothing_stays_beside_it(tmp_path: Path) -> None:
@@ -113,6 +117,31 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_and_a_living_one_is_le
     assert target.read_text() == "from a neighbour"
     storage.atomic_text(target, "whole", overwrite=True)
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7])
+def test_sha256_of_some_pieces_is_that_of_the_whole(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_MAPPED_BYTES", PIECE)
+    content = os.urandom(size)
+    (tmp_path / "a").write_bytes(content)
+    assert storage.sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_file_that_is_cut_short_while_it_is_read_has_another_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_MAPPED_BYTES", PIECE)
+    path = tmp_path / "a"
+    path.write_bytes(os.urandom(3 * PIECE))
+    whole, real = storage.sha256(path), os.fstat
+
+    def then_cut(number: int) -> os.stat_result:
+        status = real(number)
+        os.truncate(path, PIECE)
+        return status
+
+    monkeypatch.setattr(os, "fstat", then_cut)
+    assert storage.sha256(path) != whole
 
 
 def test_sha256_is_the_known_digest(tmp_path: Path) -> None:

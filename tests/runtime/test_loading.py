@@ -19,6 +19,7 @@ from edgeai.machine import machine
 from edgeai.runtime import golden as golden_module
 from edgeai.runtime.golden import relative_error, verify_bundle
 from edgeai.runtime.loading import load
+from edgeai.runtime.pool import SessionPool
 from edgeai.runtime.providers import availability
 from edgeai.runtime.session import Session
 from edgeai.runtime.settings import SessionSettings
@@ -327,21 +328,22 @@ def large(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("place", ["in a weight", "in the graph"])
+@pytest.mark.parametrize("opens", [load, SessionPool])
 def test_damage_of_a_large_file_is_told_as_such_and_leaves_nothing_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opens: Callable[..., Any], place: str
 ) -> None:
     path = large(tmp_path / "large.bundle")
     monkeypatch.setattr("edgeai.bundle.usable_cores", lambda: 2)
     sessions: list[Session] = []
     opened = Session.__init__
     monkeypatch.setattr(Session, "__init__", lambda self, *a, **k: (opened(self, *a, **k), sessions.append(self))[0])
-    with load(path, ep="cpu") as session:
+    with opens(path, ep="cpu") as session:
         assert session.run({"x": np.ones((1, 1536), np.float32)})["y"][0, 0] == 1536
     content = bytearray((path / "model.onnx").read_bytes())
     content[len(content) // 2 if place == "in a weight" else content.index(b"MatMul")] ^= 4
     (path / "model.onnx").write_bytes(content)
     with pytest.raises(IntegrityError, match=r"large\.bundle: model\.onnx is not what the manifest says"):
-        load(path, ep="cpu")
+        opens(path, ep="cpu")
     assert len(sessions) == (2 if place == "in a weight" else 1)
     for session in sessions:
         with pytest.raises(UsageError, match="closed"):
