@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import Future
 from typing import Any
 
@@ -56,7 +57,25 @@ def test_errors_and_cancellation_go_both_ways() -> None:
     asyncio.run(everything())
 
 
-def test_an_answer_for_a_closed_loop_is_nobodys() -> None:
+def test_no_answer_is_lost_between_many_threads_and_the_loop() -> None:
+    futures = [Future[int]() for _ in range(4000)]
+
+    def settle(start: int) -> None:
+        for n in range(start, len(futures), 4):
+            futures[n].set_result(n)
+
+    async def everything() -> list[int]:
+        mailbox = Mailbox(asyncio.get_running_loop())
+        tasks = [asyncio.create_task(mailbox.wait_for(future)) for future in futures]
+        threads = [threading.Thread(target=settle, args=(start,)) for start in range(4)]
+        for thread in threads:
+            thread.start()
+        return await asyncio.wait_for(asyncio.gather(*tasks), 60)
+
+    assert asyncio.run(everything()) == list(range(4000))
+
+
+def test_an_answer_for_a_closed_loop_is_nobodys(caplog: pytest.LogCaptureFixture) -> None:
     future = Future[int]()
     loop = asyncio.new_event_loop()
     task = loop.create_task(Mailbox(loop).wait_for(future))
@@ -64,4 +83,5 @@ def test_an_answer_for_a_closed_loop_is_nobodys() -> None:
     loop.close()
     future.set_result(1)
     assert not task.done()
+    assert not caplog.records, "concurrent.futures logs what its callbacks raise"
     task._log_destroy_pending = False  # type: ignore[attr-defined]  # that is what is tested here
