@@ -54,7 +54,9 @@ class GraphProfiler:
         return self._ceilings
 
     def nodes(self, path: str | Path, feed: Feed, settings: SessionSettings | None = None) -> tuple[NodeCost, ...]:
-        """Every node that one run of `feed` executes, with the median of some runs; a bundle's settings are its own.
+        """Every node that one run of `feed` executes, with the median of some runs.
+
+        Without `settings` a bundle runs in its own.
 
         Raises what opening the model raises, and BenchmarkError if ONNX Runtime cannot profile it.
         """
