@@ -1,4 +1,5 @@
-"""What a session costs over ONNX Runtime: a call on a model of one node, and opening a bundle of 90 MB.
+"""What a session costs over ONNX Runtime: a call on a model of one node, small work that threads share, and opening a
+bundle of 90 MB.
 
 Rounds are interleaved block by block, so that what disturbs one subject disturbs all. Leaves
 `benchmarks/results/overhead.json` at full size. Leave the machine alone while it runs.
@@ -33,7 +34,9 @@ LOADS = 3  # in each round
 BLOCK = 1000  # calls of one subject before the next one has its turn
 WIDTH = 1024
 ONE_NODE = "d (float[batch,3] x) => (float[batch,3] y) <float two = {2}> { y = Mul(x, two) }"
-LIMITS = {"run": 1.15, "run_bound": 0.9, "load_adds_ms": 5.0, "hashing_share": 0.10}
+CONVOLUTIONS, CHANNELS, SIDE = 4, 16, 24
+GAPS_MS = (0.0, 2.0)  # between two runs: in the longer one threads fall asleep, or keep the cores busy
+LIMITS = {"run": 1.15, "run_bound": 0.9, "threads": 1.15, "load_adds_ms": 5.0, "hashing_share": 0.10}
 
 
 def interleaved(subjects: dict[str, Callable[[], Any]], *, rounds: int, calls: int) -> dict[str, list[float]]:
@@ -79,6 +82,66 @@ def measure_calls(directory: Path, *, rounds: int, calls: int) -> dict[str, Any]
             "samples_ns": [round(row) for row in rows],
         }
         for name, rows in samples.items()
+    }
+
+
+def write_convolutions(path: Path) -> None:
+    shape = [CHANNELS, CHANNELS, 3, 3]
+    random = np.random.default_rng(0)
+    weights = [
+        onnx.numpy_helper.from_array(random.standard_normal(shape, np.float32) / 12, f"w{i}")
+        for i in range(CONVOLUTIONS)
+    ]
+    names = ["x", *(f"h{i}" for i in range(1, CONVOLUTIONS)), "y"]
+    nodes = [
+        onnx.helper.make_node("Conv", [names[i], f"w{i}"], [names[i + 1]], pads=[1, 1, 1, 1])
+        for i in range(CONVOLUTIONS)
+    ]
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, CHANNELS, SIDE, SIDE])
+        for name in ("x", "y")
+    ]
+    graph = onnx.helper.make_graph(nodes, "convolutions", ends[:1], ends[1:], weights)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def measure_threads(directory: Path, *, rounds: int) -> list[dict[str, Any]]:
+    """In a loop and with pauses: microseconds a run, and how many cores the process keeps busy, each in ORT's defaults
+    and in ours.
+    """
+    path = directory / "convolutions.onnx"
+    write_convolutions(path)
+    raw = onnxruntime().InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    feed = {"x": np.ones((1, CHANNELS, SIDE, SIDE), np.float32)}
+    with Session(path, ep="cpu") as session:
+        subjects: dict[str, Callable[[], Any]] = {
+            "InferenceSession": lambda: raw.run(["y"], feed),
+            "Session": lambda: session.run(feed),
+        }
+        return [_with_gaps(subjects, gap_ms, rounds) for gap_ms in GAPS_MS]
+
+
+def _with_gaps(subjects: dict[str, Callable[[], Any]], gap_ms: float, rounds: int) -> dict[str, Any]:
+    medians: dict[str, list[float]] = {name: [] for name in subjects}
+    wall, cpu = dict.fromkeys(subjects, 0.0), dict.fromkeys(subjects, 0.0)
+    for _ in range(3 * rounds):
+        for name, call in subjects.items():
+            time.sleep(0.05)  # the other's threads have to fall asleep
+            samples = []
+            begin, busy = time.perf_counter(), time.process_time()
+            for _ in range(100):
+                start = time.perf_counter_ns()
+                call()
+                samples.append((time.perf_counter_ns() - start) / 1e3)
+                if gap_ms:
+                    time.sleep(gap_ms / 1e3)
+            wall[name] += time.perf_counter() - begin
+            cpu[name] += time.process_time() - busy
+            medians[name].append(statistics.median(samples))
+    ratios = [b / a for a, b in zip(*medians.values(), strict=True)]
+    return {"gap_ms": gap_ms, "ratio": round(statistics.median(ratios), 3)} | {
+        name: {"median_us": round(statistics.median(medians[name]), 1), "cores": round(cpu[name] / wall[name], 2)}
+        for name in subjects
     }
 
 
@@ -145,10 +208,12 @@ def main() -> None:
     asked = vars(parser.parse_args())
     with tempfile.TemporaryDirectory() as directory:
         calls = measure_calls(Path(directory), rounds=asked["rounds"], calls=asked["calls"])
+        threads = measure_threads(Path(directory), rounds=asked["rounds"])
         loading = measure_loading(Path(directory), rounds=asked["rounds"], megabytes=asked["megabytes"])
     found = {
         "run": calls["run"]["ratio"],
         "run_bound": calls["run_bound"]["ratio"],
+        "threads": threads[0]["ratio"],
         "load_adds_ms": loading["load_adds_ms"],
         "hashing_share": loading["hashing_share"],
     }
@@ -160,6 +225,7 @@ def main() -> None:
         "limits": LIMITS,
         "found": found,
         "calls": calls,
+        "threads": threads,
         "loading": loading,
     }
     if asked == FULL:

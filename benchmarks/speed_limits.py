@@ -5,8 +5,9 @@
 
 The fastest of edgeai's forms on the CPU provider, and ONNX Runtime's float session, are made again and profiled node by
 node. The limit of a node is the time that this machine's measured ceilings allow it (`edgeai.roofline`): its
-multiply-adds at the rate of a large product, or its bytes at the rate of the memory or the cache. Leaves
-`benchmarks/results/speed_limits.json`; contests that are not named stay as they are. Leave the machine alone.
+multiply-adds at the rate of a large product, or its bytes at the rate of the memory or the cache. Compared with it is
+the median latency of the contest. Leaves `benchmarks/results/speed_limits.json`; contests that are not named stay as
+they are. Leave the machine alone.
 """
 
 from __future__ import annotations
@@ -14,9 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import statistics
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,18 +25,15 @@ from peers.contests import CONTESTS, REFERENCE, Contest, Runner
 from peers.environments import EDGEAI
 from speed_peers import QUICK, RESULTS, made, prepared
 
-import edgeai
 from edgeai.bench.limits import NodeCost, limited, roofline
 from edgeai.cli.console import print_table, to_json
 from edgeai.machine import machine
 from edgeai.roofline import GraphProfiler, measure_ceilings
 from edgeai.runtime.settings import SessionSettings
 from edgeai.samples import Samples
-from edgeai.spec import Feed
 from edgeai.storage import atomic_text
 
 OUT = RESULTS.with_name("speed_limits.json")
-SECONDS = 3.0  # of the latency
 KINDS = 8
 
 Row = dict[str, Any]
@@ -80,7 +76,7 @@ def looked_at(contest: Contest, found: Row) -> Row:
         for runner, file in files:
             settings = settings_of(runner)
             nodes = profiler.nodes(file, feed, settings)
-            roof = roofline(nodes, ceilings, latency_ns=latency(file, feed, settings))
+            roof = roofline(nodes, ceilings, latency_ns=times[runner.name])
             weights = sum(node.weight_bytes for node in nodes)
             known = [limited(node, ceilings, model_weight_bytes=weights) for node in nodes]
             forms[runner.name] = {
@@ -92,22 +88,10 @@ def looked_at(contest: Contest, found: Row) -> Row:
 
 
 def settings_of(runner: Runner) -> SessionSettings | None:
-    """As in the contest; the float session in ONNX Runtime's defaults, like the other."""
+    """As in the contest; the float session in edgeai's defaults, which differ in how long threads spin."""
     told = runner.form_options.get("settings") if runner.peer == EDGEAI else None
     assert told is None or isinstance(told, dict)
     return SessionSettings.from_json(told) if told else None
-
-
-def latency(file: Path, feed: Feed, settings: SessionSettings | None) -> float:
-    """Median nanoseconds, without a profiler."""
-    samples = []
-    with edgeai.load(file, ep="cpu", settings=settings) as session:
-        session.warm_up([feed] * 5)
-        end = time.perf_counter() + SECONDS
-        while (begin := time.perf_counter()) < end:
-            session.run(feed)
-            samples.append(1e9 * (time.perf_counter() - begin))
-    return statistics.median(samples)
 
 
 def kinds(nodes: Sequence[NodeCost]) -> list[Row]:

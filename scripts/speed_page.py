@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ Lines = Iterator[str]
 HEAD = """\
 # Speed, measured
 
-Written by `scripts/speed_page.py` from `benchmarks/results/*.json`: no figure here is typed by hand. Whatever is
-compared ran in turn, block by block, each in a process of its own; intervals are 95 % bootstrap intervals. `make bench`
-measures all of it again."""
+Written by `scripts/speed_page.py` from `benchmarks/results/*.json`: no figure here is typed by hand. Intervals are 95 %
+bootstrap intervals where nothing else is said. `make bench` holds the contests with other tools again; each other
+section names the command that measures it."""
 
 
 def pages(results: Path = RESULTS) -> dict[Path, str]:
@@ -133,10 +134,23 @@ def _overhead(data: Row, _: Path) -> Lines:
         "run": "`Session.run`, over `InferenceSession.run`",
         "run_bound": "`Session.run_bound`, over the same",
         "load_adds_ms": "`edgeai.load` of a checked bundle: ms more than creating a session",
+        "threads": "`Session.run` of small convolutions on all cores, over `InferenceSession.run`",
         "hashing_share": "`edgeai.load` with checking every byte: share of the time more",
     }
     rows = [(words[name], f"{value:g}", f"{data['limits'][name]:g}") for name, value in data["found"].items()]
     yield from table(("", "found", "at most"), rows)
+    yield ""
+    rows = [
+        (
+            f"{row['gap_ms']:g}",
+            *(
+                f"{row[who]['median_us']:.0f} µs, {row[who]['cores']:.2f} cores"
+                for who in ("InferenceSession", "Session")
+            ),
+        )
+        for row in data["threads"]
+    ]
+    yield from table(("small convolutions on all cores, ms between runs", "`InferenceSession`", "`Session`"), rows)
 
 
 def _batching(data: Row, _: Path) -> Lines:
@@ -145,7 +159,9 @@ def _batching(data: Row, _: Path) -> Lines:
         for kind, found in data["texts"].items()
         for who, row in found["clients"].items()
     ]
-    yield from table(("texts and clients", "answers/s", "p50 ms", "p99 ms", "times one after the other"), rows)
+    yield from table(
+        ("texts and clients", "answers/s", "p50 ms", "p99 ms", "times one after the other (least..most)"), rows
+    )
     crowd, left = data["overload"], data["cancellations"]
     yield (
         f"\nAt {crowd['asked_per_second']:,.0f} requests a second, ten times too many: {crowd['refused']:,} of "
@@ -155,15 +171,16 @@ def _batching(data: Row, _: Path) -> Lines:
 
 
 def _gain(found: Row, who: str) -> str:
-    gains = sorted(found["gains"].get(who, ()))
-    return f"{gains[len(gains) // 2]:.2f} ({gains[0]:.2f}..{gains[-1]:.2f})" if gains else "1"
+    gains = found["gains"].get(who)
+    return f"{statistics.median(gains):.2f} ({min(gains):.2f}..{max(gains):.2f})" if gains else "1"
 
 
 SECTIONS: Mapping[str, tuple[str, str, Any]] = {
     "peers": (
         "Against other tools",
-        "Weights are random, so beside each latency stands the least cosine to the float model's answers: speed must "
-        "not be bought with nonsense. A goal is for edgeai's fastest form that is as close as the other, or has 0.99. "
+        "They ran in turn, block by block, each in a process of its own. Weights are random, so beside each latency "
+        "stands the least cosine to the float model's answers: speed must not be bought with nonsense. "
+        "A goal is for edgeai's fastest form that is as close as the other, or has 0.99. "
         "`benchmarks/speed_peers.py`, and `speed_limits.py` for what the machine's ceilings allow;",
         _peers,
     ),
@@ -179,7 +196,8 @@ SECTIONS: Mapping[str, tuple[str, str, Any]] = {
     ),
     "overhead": (
         "What a session costs",
-        "On a model of one node, and opening a bundle of 90 MB. `benchmarks/overhead.py`;",
+        "On a model of one node, on small convolutions that all cores share, and opening a bundle of 90 MB. "
+        "`benchmarks/overhead.py`;",
         _overhead,
     ),
     "batching": (

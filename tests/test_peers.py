@@ -247,6 +247,43 @@ def test_the_page_of_speed_and_its_plots_are_the_results(script: Callable[[str],
     assert {place.name for place in page.PLOTS.iterdir()} == {place.name for place in found if place.suffix == ".svg"}
 
 
+def test_the_page_of_speed_tells_of_failures_trials_and_tuning(
+    tmp_path: Path, script: Callable[[str], ModuleType]
+) -> None:
+    page = script("speed_page")
+    assert page.pages(tmp_path) == {page.PAGE: page.HEAD + "\n"}
+    machine = {"cpu": "a processor", "cores": 2, "features": ["avx2"], "versions": {"onnxruntime": "1.31.1"}}
+    row = {
+        "failed": None, "p50_ns": 2_000_000, "interval_ns": [1_900_000, 2_100_000], "bytes": 1000, "cosine": None,
+        "cpu_ns": 4_000_000, "first_answer_seconds": 0.5,
+    }  # fmt: skip
+    goal = {"edgeai": None, "against": "b & c", "ratio": None, "factor": 1.5, "met": "no"}
+    contest = {"model": "m:base", "about": "one row", "quick": True, "goals": [goal]}
+    contest["rows"] = {"b & c": row, "edgeai x": {"failed": "it fell over"}}
+    (tmp_path / "peers.json").write_text(json.dumps({"machine": machine, "versions": {}, "contests": {"m": contest}}))
+    found = {"p50_ns": 1_000_000, "seconds": 300.0}
+    swept = found | {"measured": 40, "points": 50, "best": "int8, 1 thread"}
+    tuning = {"machine": machine, "family": "bert", "tuned": found | {"chosen": "int8"}, "swept": swept}
+    tuning |= {"fp32_p50_ns": 3_000_000, "tuned_over_swept": [1.01, 0.99, 1.02], "share_of_the_time": 0.1}
+    (tmp_path / "tuning.json").write_text(json.dumps(tuning))
+    pages = page.pages(tmp_path)
+    for line in (
+        "**A trial run of small models: no figure here is a result.**",
+        "| m | – | b & c | – | 1.50 | **no** |",
+        "| b & c | 2.000 (1.900..2.100) | 0.00 | – | 4.000 | 0.50 |",
+        "| edgeai x | failed: it fell over | – | – | – | – |",
+        "| sweep of 40 of 50 points | int8, 1 thread | 300 | 1.000 |",
+        "Tuned over swept: 1.010 (0.990..1.020); share of the time 0.10.",
+    ):
+        assert line in pages[page.PAGE].splitlines()
+    plot = ElementTree.fromstring(pages[page.PLOTS / "m.svg"])
+    assert [text.text for text in plot.iter() if text.tag.endswith("text")] == [
+        "m: median of one row, ms",
+        "b & c",
+        "2",
+    ]
+
+
 def test_a_section_stands_for_each_result_that_is_there(tmp_path: Path, script: Callable[[str], ModuleType]) -> None:
     page = script("quantization_page")
     assert "##" not in page.render(tmp_path)

@@ -125,6 +125,7 @@ CONTESTS = (
             for form in ("mha", "separate-qkv", "attention3d")
             for told, settings in (("", {}), (", not fused", UNFUSED))
         ),
+        _edgeai("int8-static attention3d, not fused", _recipe("int8-static", "attention3d"), **UNFUSED),
         BUILT_LONG,
     ), (
         Goal("OpenVINO NNCF int8", 1.05), Goal("PyTorch eager", 6.0), Goal("ONNX Runtime quantize_dynamic", 1.3),

@@ -59,8 +59,8 @@ _LEVELS = {
     "all": "ORT_ENABLE_ALL",
 }
 
-# Longer than threads wait for each other within a run, and than it takes to ask for the next one in a loop. Waking a
-# thread costs a small model half of its latency; ONNX Runtime's own limit keeps a core busy for good.
+# Microseconds. To wake a thread costs a small model half of its latency, so it waits for the next run of a loop; with
+# ONNX Runtime's own limit it keeps a core busy between runs that are milliseconds apart (`benchmarks/overhead.py`).
 _SPIN_US = "200"
 
 
