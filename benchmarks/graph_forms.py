@@ -74,7 +74,7 @@ def inputs(signature: Signature, path: Path) -> Path:
 def forms(artifact: Artifact, directory: Path) -> tuple[dict[str, Path], dict[str, str]]:
     """Name of a form -> its file, the exported graph first; and why others could not be made."""
     made, refused = {"exported": artifact.path}, {}
-    for form in FORMS:
+    for form in (name for name, form in FORMS.items() if "cpu" in form.targets):
         for recipe in ("", "int8-dynamic"):
             name = f"{form} {recipe}".strip()
             try:

@@ -126,6 +126,10 @@ CONTESTS = (
             for told, settings in (("", {}), (", not fused", UNFUSED))
         ),
         _edgeai("int8-static attention3d, not fused", _recipe("int8-static", "attention3d"), **UNFUSED),
+        Runner(
+            f"{EDGEAI} int8-static-products, OpenVINO provider", "openvino_provider", "session", "recipe",
+            _recipe("int8-static", "portable-separate-qkv", scope="products", embeddings=False), maker=EDGEAI,
+        ),
         BUILT_LONG,
     ), (
         Goal("OpenVINO NNCF int8", 1.05), Goal("PyTorch eager", 6.0), Goal("ONNX Runtime quantize_dynamic", 1.3),

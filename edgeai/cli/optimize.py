@@ -17,8 +17,9 @@ from edgeai.errors import UsageError
 @click.option("--target", default="cpu", show_default=True, help="cpu, cuda, tensorrt, openvino or portable.")
 @click.option(
     "--form",
-    help="What to make of it: portable, mha, separate-qkv, packed-qkv, attention3d or gqa; else the target's. "
-    "in-place: of a decoder, with its cache written in place, for one text at a time.",
+    help="What to make of it: portable, mha, separate-qkv, packed-qkv, attention3d or gqa, for OpenVINO also "
+    "portable-separate-qkv; else the target's. in-place: of a decoder, with its cache written in place, for one text "
+    "at a time.",
 )
 @click.option(
     "--target-specific",

@@ -1,6 +1,7 @@
 """Make the graph say the same with less. One pass a file; each result is proven or rolled back."""
 
 from edgeai.graph.clean_up import CleanUp
+from edgeai.graph.drop_nan_guard import DropNaNGuard
 from edgeai.graph.flatten_attention import FlattenAttention
 from edgeai.graph.fold_batch_norm import FoldBatchNorm
 from edgeai.graph.fold_transposed_weight import FoldTransposedWeight
@@ -25,6 +26,7 @@ __all__ = [
     "NARROW_FORMS",
     "TARGETS",
     "CleanUp",
+    "DropNaNGuard",
     "FlattenAttention",
     "FoldBatchNorm",
     "FoldTransposedWeight",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgeai.graph.clean_up import CleanUp
+from edgeai.graph.drop_nan_guard import DropNaNGuard
 from edgeai.graph.flatten_attention import ATTENTION_SINCE, FlattenAttention
 from edgeai.graph.fold_batch_norm import FoldBatchNorm
 from edgeai.graph.fold_transposed_weight import FoldTransposedWeight
@@ -54,7 +55,9 @@ class Form:
 
 
 FORMS: Mapping[str, Form] = {
-    "portable": Form((*STANDARD_PASSES, CleanUp()), tuple(TARGETS), "standard operators of the model's own opset"),
+    "portable": Form(
+        (*STANDARD_PASSES, DropNaNGuard(), CleanUp()), tuple(TARGETS), "standard operators of the model's own opset"
+    ),
     "mha": Form(DEFAULT_PASSES, ("cpu", "cuda"), "attention as com.microsoft.MultiHeadAttention"),
     "separate-qkv": Form(
         (*STANDARD_PASSES, FuseGelu(contrib=True), SplitHeads(), SeparateQKV(), FuseAttention(), CleanUp()),
@@ -75,6 +78,11 @@ FORMS: Mapping[str, Form] = {
         (*STANDARD_PASSES, FuseGelu(contrib=True), SplitHeads(), FuseGroupQueryAttention(), CleanUp()),
         ("cpu", "cuda"),
         "a decoder's attention as com.microsoft.GroupQueryAttention; on the CPU for a batch of one",
+    ),
+    "portable-separate-qkv": Form(
+        (*STANDARD_PASSES, SplitHeads(), SeparateQKV(), DropNaNGuard(), CleanUp()),
+        ("openvino",),
+        "portable, with a product each for query, key and value",
     ),
 }
 

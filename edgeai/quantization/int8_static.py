@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import onnx_ir as ir
@@ -39,6 +39,8 @@ from edgeai.quantization.stored_weights import storable, store_weights
 from edgeai.quantization.tidying import tidy
 from edgeai.quantization.weights import IntegerType
 
+Scope = Literal["all", "products"]
+
 # No integer kernel on CPUs: integers between floats would cost their rounding and two conversions, and gain nothing.
 _STORED_OPS = ("ConvTranspose",)
 
@@ -48,10 +50,11 @@ class Int8Static:
     """Activation and weight types; uint8 x int8 is the fast pair on x86.
 
     `observer` turns what calibration saw into ranges; `percentile` is its option. `symmetric_activations` puts zero
-    in the middle of the range. `smooth`: SmoothQuant's alpha, or None for none. `bias_correction` takes the mean error
-    that rounded weights cause out of the biases. `reduce_range=None` leaves one bit of the weights unused where the
-    target's CPU would clamp sums that calibration shows to be possible (`saturation`). `exclude` names nodes that stay
-    float. `float_biases` is for TensorRT (`int8_for`); CPUs have no integer kernel for products with one.
+    in the middle of the range. `scope` "products": only what MatMul, Gemm and Conv multiply becomes integers, nothing
+    in between. `smooth`: SmoothQuant's alpha, or None for none. `bias_correction` takes the mean error that rounded
+    weights cause out of the biases. `reduce_range=None` leaves one bit of the weights unused where the target's CPU
+    would clamp sums that calibration shows to be possible (`saturation`). `exclude` names nodes that stay float.
+    `float_biases` is for TensorRT (`int8_for`); CPUs have no integer kernel for products with one.
     ConvTranspose multiplies floats, with weights that are stored as integers. `embeddings`: look-up tables too, as
     int8-dynamic does. `cache`: a directory that keeps calibrations, so that the next recipe on the same model and
     samples need not observe again, and an interrupted one continues.
@@ -67,6 +70,7 @@ class Int8Static:
     weight_type: IntegerType = "int8"
     per_channel: bool = True
     symmetric_activations: bool = False
+    scope: Scope = "all"
     observer: Observer = "minmax"
     percentile: float = 99.99
     smooth: float | None = field(default=None, metadata={"unset": "off"})
@@ -84,6 +88,8 @@ class Int8Static:
             )
         if self.observer not in get_args(Observer):
             raise UsageError(f"observer {self.observer!r} is unknown", hint=", ".join(get_args(Observer)))
+        if self.scope not in get_args(Scope):
+            raise UsageError(f"scope {self.scope!r} is unknown", hint=", ".join(get_args(Scope)))
         if not 50.0 < self.percentile <= 100.0:
             raise UsageError(f"percentile {self.percentile} is not in 50..100", hint="99.99 cuts one value in 10,000")
         if self.smooth is not None and not 0.0 <= self.smooth <= 1.0:
@@ -100,10 +106,10 @@ class Int8Static:
         kept = score_path(model.graph) | captured_path(model.graph) | set(self.exclude)
         smoothed = Smoothed(model)
         if self.smooth is not None:
-            seen = self._observe(model, _nodes(model, kept), setting)
+            seen = self._observe(model, self._nodes(model, kept), setting)
             smoothed = smooth(model, weighted, seen, self.smooth, setting)
         model, kept = smoothed.model, kept | smoothed.float_names
-        nodes = _nodes(model, kept)
+        nodes = self._nodes(model, kept)
         calibration = self._observe(model, nodes, setting)
         ranges, marks = self._ranges(nodes, calibration)
         nodes = [node for node in nodes if is_float(node, ranges)]
@@ -115,7 +121,7 @@ class Int8Static:
         reduce_range = clamped.needs_reduced_range(setting.target) if self.reduce_range is None else self.reduce_range
         types = Types(
             self.activation_type, self.weight_type, self.per_channel, self.symmetric_activations, reduce_range,
-            self.float_biases,
+            self.float_biases, self.scope == "all",
         )  # fmt: skip
         quantized = insert_qdq(model, nodes, ranges, types, exact=smoothed.float_names)
         corrected = 0
@@ -135,7 +141,13 @@ class Int8Static:
             "stored_only": sorted(stored),
             "cache": None,  # where it lies says nothing of the model
         }
-        return Applied(quantized, choices, shows="stored" if self.float_biases else "integers")
+        for_others = self.float_biases or self.scope == "products"  # what the CPU provider makes of it says little
+        return Applied(quantized, choices, shows="stored" if for_others else "integers")
+
+    def _nodes(self, model: ir.Model, kept: Collection[str]) -> list[ir.Node]:
+        weighted = [node for node in weighted_nodes(model) if node.name not in kept]
+        nodes = [node for node in possible(model.graph, weighted) if node.name not in kept]
+        return nodes if self.scope == "all" else [node for node in nodes if node in weighted]
 
     def _store_embeddings(self, model: ir.Model, setting: Setting) -> list[str]:
         matrices = find_matrices(model) if self.embeddings else []
@@ -163,11 +175,6 @@ class Int8Static:
             elif seen is not None:
                 ranges[str(value.name)] = range_of(seen, self.observer, percentile=self.percentile)
         return ranges, marks
-
-
-def _nodes(model: ir.Model, kept: Collection[str]) -> list[ir.Node]:
-    weighted = [node for node in weighted_nodes(model) if node.name not in kept]
-    return [node for node in possible(model.graph, weighted) if node.name not in kept]
 
 
 def _refuse_nonfinite(weighted: list[ir.Node]) -> None:

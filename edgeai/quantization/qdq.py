@@ -20,7 +20,7 @@ import onnx_ir.passes.common as common
 
 from edgeai.errors import QuantizationError
 from edgeai.ort import onnxruntime
-from edgeai.quantization.integer_nodes import QDQ_OPS, captured_path, score_path
+from edgeai.quantization.integer_nodes import QDQ_OPS, WEIGHTED, captured_path, score_path
 from edgeai.quantization.ranges import Range
 from edgeai.quantization.weights import IntegerType
 
@@ -33,7 +33,7 @@ _SUFFIXES = ("_scale", "_zero_point", "_quantized", "_QuantizeLinear_Output", "_
 
 @dataclass(frozen=True)
 class Types:
-    """How integers are chosen: the same for all nodes of a model."""
+    """How integers are chosen: the same for all nodes of a model. `outputs`: of what they compute too."""
 
     activation: IntegerType
     weight: IntegerType
@@ -41,6 +41,7 @@ class Types:
     symmetric_activations: bool
     reduce_range: bool
     float_biases: bool = False
+    outputs: bool = True
 
 
 def insert_qdq(
@@ -63,6 +64,7 @@ def insert_qdq(
         "WeightSymmetric": True,
         "ActivationSymmetric": types.symmetric_activations,
         "QuantizeBias": not types.float_biases,
+        "OpTypesToExcludeOutputQuantization": [] if types.outputs else sorted(WEIGHTED),
         "TensorQuantOverrides": {name: [{"reduce_range": False}] for name in _elementwise_constants(nodes)},
     }
     proto = _typed_proto(model, ranges)

@@ -20,6 +20,9 @@ _RECIPES_FOR: Mapping[str, tuple[str, ...]] = {
     "tensorrt": ("fp16",),
     "openvino": ("int8-static",),
 }
+# Of static recipes. OpenVINO places conversions itself: a chain of convolutions stays in integers as it is written, but
+# between the products of a transformer every pair that was written down costs time.
+_SCOPES_FOR: Mapping[str, tuple[str | None, ...]] = {"openvino": ("products", None)}
 # Weight-only recipes gain nothing from another form of attention but the decoder's.
 _FORMS_FOR: Mapping[str, tuple[str, ...]] = dict.fromkeys(("int8-weight", "int4-weight"), ("portable", "gqa"))
 
@@ -44,19 +47,25 @@ FUSIONS: Mapping[str, str] = {
 class Plan:
     """A model file: the form of its graph (None: as it came), and the recipe of its weights (None: float).
 
-    `observer` is the static recipe's, where it is not the default; `in_budget` leaves in float the layers that
+    `observer` and `scope` are the static recipe's, where not the defaults; `in_budget` leaves in float the layers that
     cost too much accuracy.
     """
 
     form: str | None = None
     recipe: str | None = None
     observer: str | None = None
+    scope: str | None = None
     in_budget: bool = False
 
     @property
     def name(self) -> str:
-        kind = "-".join(part for part in (self.recipe or BASELINE, self.observer) if part)
+        kind = "-".join(part for part in (self.recipe or BASELINE, self.scope, self.observer) if part)
         return " ".join(part for part in (kind, self.form, "in budget" if self.in_budget else None) if part)
+
+    @property
+    def provider(self) -> str:
+        """The one that the file was made for."""
+        return next((name for name, scopes in _SCOPES_FOR.items() if self.scope and self.scope in scopes), "cpu")
 
     @property
     def is_lossy(self) -> bool:
@@ -67,7 +76,9 @@ class Plan:
         if self.recipe is None:
             return None
         if self.recipe == Int8Static.name:
-            return Int8Static(observer=self.observer or "minmax", cache=cache)  # type: ignore[arg-type]
+            # Integer look-ups are ONNX Runtime's own operator: another's compiler would leave them to the CPU provider.
+            scope = {} if self.scope is None else {"scope": self.scope, "embeddings": False}
+            return Int8Static(observer=self.observer or "minmax", cache=cache, **scope)  # type: ignore[arg-type]
         return RECIPES[self.recipe]()
 
 
@@ -119,7 +130,11 @@ def plans(
         found |= dict.fromkeys(Plan(default) for _ in (1,) if default in runs)
         for some in (firsts, [form for form in quantizable if form not in firsts]):
             found |= dict.fromkeys(
-                Plan(form, recipe) for form in some for recipe in wanted if form in _FORMS_FOR.get(recipe, runs)
+                Plan(form, recipe, scope=scope)
+                for form in some
+                for recipe in wanted
+                if form in _FORMS_FOR.get(recipe, runs)
+                for scope in _scopes(recipe, provider)
             )
             found |= {Plan(form): None for form in some}
     return list(found)
@@ -132,6 +147,7 @@ def points(plan: Plan, providers: Sequence[str]) -> list[Point]:
         for provider in providers
         if (plan.form is None or _target(provider) in FORMS[plan.form].targets)
         and (plan.recipe is None or provider == "cpu" or plan.recipe in _RECIPES_FOR.get(provider, ()))
+        and (plan.scope is None or plan.scope in _SCOPES_FOR.get(provider, ()))
     ]
 
 
@@ -180,6 +196,10 @@ def combined(point: Point, better: Sequence[Point]) -> Point | None:
             threads=settings.threads or other.settings.threads,
         )
     return dataclasses.replace(point, settings=settings)
+
+
+def _scopes(recipe: str, provider: str) -> tuple[str | None, ...]:
+    return _SCOPES_FOR.get(provider, (None,)) if recipe == Int8Static.name else (None,)
 
 
 def _target(provider: str) -> str:

@@ -16,7 +16,7 @@ from edgeai import bench, modelfile, verification
 from edgeai.agreement import Agreement, Finding
 from edgeai.artifact import Artifact
 from edgeai.errors import EdgeAIError, QuantizationError
-from edgeai.graph import optimize
+from edgeai.graph import FORMS, NARROW_FORMS, optimize
 from edgeai.graph.share_cache import cache_objection
 from edgeai.linting import lint
 from edgeai.modelfile import open_artifact
@@ -163,7 +163,7 @@ class Workbench:
     def _refusal(self, plan: Plan, path: Path) -> str | None:
         try:
             source = self._form(plan.form)
-            key = (self._digest(plan.form, source), plan.recipe, plan.observer, plan.in_budget)
+            key = (self._digest(plan.form, source), plan.recipe, plan.observer, plan.scope, plan.in_budget)
             if self._made.setdefault(key, plan.name) != plan.name:
                 return None
             if plan.recipe is not None and not path.exists():
@@ -185,7 +185,8 @@ class Workbench:
         samples, progress = self._data.calibration, self._progress
         if form == IN_PLACE:  # it would say that it takes one text at a time, of a file that may never ship
             samples, progress = samples and one_text(samples), SILENT
-        return optimize(self._baseline, out=path, form=form, samples=samples, progress=progress)
+        target = {**FORMS, **NARROW_FORMS}[form].targets[0]
+        return optimize(self._baseline, out=path, form=form, target=target, samples=samples, progress=progress)
 
     def _digest(self, form: str | None, source: Artifact) -> str:
         if form not in self._digests:
@@ -193,7 +194,7 @@ class Workbench:
             model.graph.opset_imports[""] = 0  # a raised opset alone changes nothing that runs
             self._digests[form] = model_digest(model)
             if form is None:
-                self._made[(self._digests[None], None, None, False)] = Plan().name
+                self._made[(self._digests[None], None, None, None, False)] = Plan().name
         if None not in self._digests:
             self._digest(None, self._baseline)
         return self._digests[form]
@@ -224,7 +225,7 @@ class Workbench:
         if plan.recipe is None or not plan.recipe.startswith("int"):
             return ""
         try:
-            report = lint(path)
+            report = lint(path, target=plan.provider)
         except EdgeAIError as error:
             return f"not possible: {error.message}"
         if slow := [caution.text for caution in report.cautions if caution.rule in _SLOW]:

@@ -282,3 +282,23 @@ def test_a_product_that_sums_nothing_is_zeros(write: Callable[..., Artifact], an
     done = quantize(artifact, Int8Static(), samples=samples, out=tmp_path / "q.onnx")
     feed = {"x": _floats(5, 16)}
     np.testing.assert_allclose(answers(done.path, feed)[0], answers(artifact.path, feed)[0], atol=0.05)
+
+
+def test_the_scope_of_products_leaves_what_is_between_them_in_float(
+    write: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    artifact = write(
+        "g (float[n, 16] x) => (float[n, 8] y) { h = MatMul(x, W) b = Add(h, B) r = Relu(b) y = MatMul(r, V) }",
+        W=_floats(16, 16), B=_floats(16), V=_floats(16, 8),
+    )  # fmt: skip
+    recipe = Int8Static(scope="products", embeddings=False)
+    done = quantize(artifact, recipe, samples=_X, out=tmp_path / "q.onnx")
+    read = {
+        node.inputs[0].name if node.inputs[0] is not None else None
+        for node in modelfile.load(done.path).graph
+        if node.op_type == "QuantizeLinear"
+    }
+    assert read == {"x", "r"}
+    assert done.lineage[-1].options["scope"] == "products"
+    with pytest.raises(UsageError, match="scope 'weights' is unknown .all, products"):
+        Int8Static(scope="weights")  # type: ignore[arg-type]

@@ -251,6 +251,11 @@ def test_plans_come_in_a_sensible_order_and_fit_their_provider() -> None:
     assert [point.provider for point in points(Plan("portable", "int8-dynamic"), ["cpu", "cuda"])] == ["cpu"]
     assert [point.provider for point in points(Plan("mha"), ["cpu", "cuda", "tensorrt"])] == ["cpu", "cuda"]
     assert [point.provider for point in points(Plan("portable"), ["somewhere"])] == ["somewhere"]
+    compiled = plans(["openvino"], recipes=["int8-static"])
+    assert [plan.name for plan in compiled][:3] == [
+        "fp32 portable", "int8-static-products portable-separate-qkv", "int8-static portable-separate-qkv",
+    ]  # fmt: skip
+    assert [point.provider for point in points(compiled[1], ["cpu", "openvino"])] == ["openvino"]
     with pytest.raises(UsageError, match="there is no form .round."):
         plans(forms=["round"])
 

@@ -14,7 +14,7 @@ from protocol import Feed, Feeds, Run, serve
 import edgeai
 from edgeai import building
 from edgeai.artifact import Artifact
-from edgeai.graph import optimize
+from edgeai.graph import FORMS, optimize
 from edgeai.metrics import METRICS
 from edgeai.modelfile import open_artifact
 from edgeai.quantization import RECIPES, quantize
@@ -72,7 +72,8 @@ def session(source: Path, *, settings: Mapping[str, object] | None = None, last:
 def _rewritten(source: Path, directory: str, form: str | None) -> Artifact:
     out = Path(directory, "rewritten.onnx")
     opened = open_artifact(source)
-    return optimize(opened, out=out, target="portable") if form is None else optimize(opened, out=out, form=form)
+    target = "portable" if form is None else FORMS[form].targets[0]
+    return optimize(opened, out=out, form=form, target=target)
 
 
 if __name__ == "__main__":
