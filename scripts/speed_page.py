@@ -73,9 +73,12 @@ def _peers(data: Row, results: Path) -> Lines:
 
 def _of_any_precision(contest: str, against: str, rows: Row) -> Lines:
     """Where no form of the precision that the goal names was close enough: the fastest of all that were."""
+    least = rows[against].get("cosine")
+    if least is None:  # it failed, or there was no float model's answer
+        return
     close = {
         name: row for name, row in rows.items()
-        if name.startswith("edgeai") and row["failed"] is None and row["cosine"] >= min(rows[against]["cosine"], 0.99)
+        if name.startswith("edgeai") and row["failed"] is None and row["cosine"] >= min(least, 0.99)
     }  # fmt: skip
     if close:
         best = min(close, key=lambda name: close[name]["p50_ns"])

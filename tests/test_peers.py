@@ -254,13 +254,17 @@ def test_the_page_of_speed_tells_of_failures_trials_and_tuning(
     assert page.pages(tmp_path) == {page.PAGE: page.HEAD + "\n"}
     machine = {"cpu": "a processor", "cores": 2, "features": ["avx2"], "versions": {"onnxruntime": "1.31.1"}}
     row = {
-        "failed": None, "p50_ns": 2_000_000, "interval_ns": [1_900_000, 2_100_000], "bytes": 1000, "cosine": None,
-        "cpu_ns": 4_000_000, "first_answer_seconds": 0.5,
+        "failed": None, "p50_ns": 2_000_000, "interval_ns": [1_900_000, 2_100_000], "bytes": 1000, "cosine": 0.95,
+        "cpu_ns": 4_000_000, "first_answer_seconds": 0.5, "round_medians_ns": [2, 2, 4],
     }  # fmt: skip
+    close = row | {"p50_ns": 1_000_000, "cosine": 0.96, "round_medians_ns": [1, 1, 1]}
     goal = {"edgeai": None, "against": "b & c", "ratio": None, "factor": 1.5, "met": "no"}
     contest = {"model": "m:base", "about": "one row", "quick": True, "goals": [goal]}
-    contest["rows"] = {"b & c": row, "edgeai x": {"failed": "it fell over"}}
-    (tmp_path / "peers.json").write_text(json.dumps({"machine": machine, "versions": {}, "contests": {"m": contest}}))
+    contest["rows"] = {"b & c": row, "edgeai x": {"failed": "it fell over"}, "edgeai y": close}
+    unknown = contest | {"rows": {"b & c": row | {"cosine": None}}}
+    (tmp_path / "peers.json").write_text(
+        json.dumps({"machine": machine, "versions": {}, "contests": {"m": contest, "u": unknown}})
+    )
     found = {"p50_ns": 1_000_000, "seconds": 300.0}
     swept = found | {"measured": 40, "points": 50, "best": "int8, 1 thread"}
     tuning = {"machine": machine, "family": "bert", "tuned": found | {"chosen": "int8"}, "swept": swept}
@@ -270,6 +274,9 @@ def test_the_page_of_speed_tells_of_failures_trials_and_tuning(
     for line in (
         "**A trial run of small models: no figure here is a result.**",
         "| m | – | b & c | – | 1.50 | **no** |",
+        "m: of edgeai's forms with as many bits as b & c none came as close to the float model; of all forms that did, "
+        "edgeai y is 2.00 times as fast.",
+        "| b & c | 2.000 (1.900..2.100) | 0.00 | 0.95000 | 4.000 | 0.50 |",
         "| b & c | 2.000 (1.900..2.100) | 0.00 | – | 4.000 | 0.50 |",
         "| edgeai x | failed: it fell over | – | – | – | – |",
         "| sweep of 40 of 50 points | int8, 1 thread | 300 | 1.000 |",
@@ -281,6 +288,8 @@ def test_the_page_of_speed_tells_of_failures_trials_and_tuning(
         "m: median of one row, ms",
         "b & c",
         "2",
+        "edgeai y",
+        "1",
     ]
 
 
