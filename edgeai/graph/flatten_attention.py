@@ -23,10 +23,15 @@ class FlattenAttention(ir.passes.InPlacePass):
         common.ShapeInferencePass(data_prop=True)(model)
         if model.opset_imports.get("", 0) < ATTENTION_SINCE:
             return ir.passes.PassResult(model, modified=False)
-        matches = [found for found in find(model.graph) if saves_work(found)]
+        matches = [found for found in find(model.graph) if saves_work(found) and not _overflows(found)]
         for found in matches:
             _flatten(found)
         return ir.passes.PassResult(model, modified=bool(matches))
+
+
+def _overflows(found: Sdpa) -> bool:
+    """Two masks of lowest numbers: a row under both is zeros, one under either is the mean. The operator has no such."""
+    return found.guarded and len(found.biases) > 1 and not found.may_be_all_masked
 
 
 def _flatten(found: Sdpa) -> None:

@@ -55,9 +55,7 @@ class Form:
 
 
 FORMS: Mapping[str, Form] = {
-    "portable": Form(
-        (*STANDARD_PASSES, DropNaNGuard(), CleanUp()), tuple(TARGETS), "standard operators of the model's own opset"
-    ),
+    "portable": Form((*STANDARD_PASSES, CleanUp()), tuple(TARGETS), "standard operators of the model's own opset"),
     "mha": Form(DEFAULT_PASSES, ("cpu", "cuda"), "attention as com.microsoft.MultiHeadAttention"),
     "separate-qkv": Form(
         (*STANDARD_PASSES, FuseGelu(contrib=True), SplitHeads(), SeparateQKV(), FuseAttention(), CleanUp()),
@@ -82,7 +80,7 @@ FORMS: Mapping[str, Form] = {
     "portable-separate-qkv": Form(
         (*STANDARD_PASSES, SplitHeads(), SeparateQKV(), DropNaNGuard(), CleanUp()),
         ("openvino",),
-        "portable, with a product each for query, key and value",
+        "portable, with a product each for query, key and value, and no guard against NaN that cannot fire",
     ),
 }
 
@@ -95,4 +93,7 @@ NARROW_FORMS: Mapping[str, Form] = {
     ),
 }
 
-DEFAULT_FORMS: Mapping[str, str] = {target: "mha" if contrib else "portable" for target, contrib in TARGETS.items()}
+DEFAULT_FORMS: Mapping[str, str] = {
+    **{target: "mha" if contrib else "portable" for target, contrib in TARGETS.items()},
+    "openvino": "portable-separate-qkv",
+}

@@ -49,4 +49,4 @@ def _fuse(found: Sdpa) -> None:
         keys = list(joined(found)[1:])
     inputs = [query, *keys, None, None, bias(found), *past(found)]
     node = insert(found.node, "MultiHeadAttention", inputs, attributes, domain=CONTRIB, outputs=3 if found.cache else 1)
-    take_over(found, node, guard=found.guarded and found.may_be_all_masked)
+    take_over(found, node, guard=found.guarded and found.may_be_nan)

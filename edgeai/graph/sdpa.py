@@ -72,6 +72,16 @@ class Sdpa:
             math.isfinite(bias.number) if isinstance(bias, Fill) else _is_finite(bias) for bias in self.biases
         )
 
+    @property
+    def may_be_nan(self) -> bool:
+        """Could a row be NaN where every score is a number?
+
+        The lowest float32 swallows a score. Two of them add up to minus infinity, and so does that of float16 with a
+        score.
+        """
+        wide = self.query.tensor.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE)
+        return self.may_be_all_masked or len(self.biases) > 1 or not wide
+
 
 def find(graph: ir.Graph) -> Iterator[Sdpa]:
     """Every attention in `graph` (not in its subgraphs), in order. The graph may be rewritten on the way."""

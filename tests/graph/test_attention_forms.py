@@ -207,3 +207,27 @@ def test_an_output_that_is_read_with_its_heads_apart_gets_them_back(
     outcome = keeps_contract(FuseAttention(), artifact, {"x": np.ones((2, 3, 8), np.float32)})
     assert outcome.operators["MultiHeadAttention"] == 1
     assert [value.name for value in outcome.model.graph.outputs] == ["y", "a"]
+
+
+def test_a_row_under_two_masks_is_zeros_and_one_under_either_is_the_mean(
+    write: Callable[..., Any], keeps_contract: Callable[..., Any]
+) -> None:
+    split = " ".join(f"{n}1 = Reshape({n}0, apart) {n} = Transpose<perm = [0, 2, 1, 3]>({n}1)" for n in "qkv")
+    artifact = write(
+        f"""g (float[b, s, 16] q0, float[b, s, 16] k0, float[b, s, 16] v0, bool[b, 1, s, s] one, bool[b, 1, s, s] two)
+            => (float[b, s, 16] y) {{ {split} t = Transpose<perm = [0, 1, 3, 2]>(k) s0 = MatMul(q, t)
+            m1 = Where(one, zero, low) m2 = Where(two, zero, low) s1 = Add(s0, m1) s2 = Add(s1, m2) p = Softmax(s2)
+            n = IsNaN(p) z = Where(n, zero, p) y0 = MatMul(z, v) y1 = Transpose<perm = [0, 2, 1, 3]>(y0)
+            y = Reshape(y1, whole) }}""",
+        opset=23, zero=np.zeros((), np.float32), low=np.array(np.finfo(np.float32).min),
+        apart=np.array([0, 0, 2, 8]), whole=np.array([0, 0, 16]),
+    )  # fmt: skip
+    random = np.random.default_rng(3)
+    feed: dict[str, Any] = {f"{name}0": random.standard_normal((1, 3, 16)).astype(np.float32) for name in "qkv"}
+    feed |= {name: np.ones((1, 1, 3, 3), bool) for name in ("one", "two")}
+    feed["one"][0, 0, :2] = feed["two"][0, 0, 1] = False
+    (wanted,) = answers(artifact.path, feed)
+    np.testing.assert_allclose(wanted[0, 0], feed["v0"][0].mean(0), rtol=1e-5)
+    assert not wanted[0, 1].any()
+    assert keeps_contract(FuseAttention(), artifact, feed).operators["MultiHeadAttention"] == 1
+    assert not keeps_contract(FlattenAttention(), artifact, feed).modified
