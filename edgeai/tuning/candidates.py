@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from edgeai.errors import UsageError
 from edgeai.graph import DEFAULT_FORMS, FORMS, TARGETS
-from edgeai.quantization import RECIPES, Int8Static, Recipe
+from edgeai.quantization import RECIPES, Int8Static, Recipe, int8_for
 from edgeai.runtime.settings import SessionSettings
 
 BASELINE = "fp32"
@@ -23,6 +23,8 @@ _RECIPES_FOR: Mapping[str, tuple[str, ...]] = {
 # Of static recipes. OpenVINO places conversions itself: a chain of convolutions stays in integers as it is written, but
 # between the products of a transformer every pair that was written down costs time.
 _SCOPES_FOR: Mapping[str, tuple[str | None, ...]] = {"openvino": ("products", None)}
+# Quantizers know the standard operators best; attention without Transposes has the least around its products.
+_QUANTIZABLE = ("portable-separate-qkv", "portable", "attention3d", "separate-qkv")
 # Weight-only recipes gain nothing from another form of attention but the decoder's.
 _FORMS_FOR: Mapping[str, tuple[str, ...]] = dict.fromkeys(("int8-weight", "int4-weight"), ("portable", "gqa"))
 
@@ -76,9 +78,9 @@ class Plan:
         if self.recipe is None:
             return None
         if self.recipe == Int8Static.name:
-            # Integer look-ups are ONNX Runtime's own operator: another's compiler would leave them to the CPU provider.
-            scope = {} if self.scope is None else {"scope": self.scope, "embeddings": False}
-            return Int8Static(observer=self.observer or "minmax", cache=cache, **scope)  # type: ignore[arg-type]
+            made_for = int8_for(self.provider)
+            options = {"observer": self.observer or made_for.observer, "scope": self.scope or made_for.scope}
+            return dataclasses.replace(made_for, cache=cache, **options)  # type: ignore[arg-type]
         return RECIPES[self.recipe]()
 
 
@@ -115,18 +117,23 @@ def plans(
     """Everything that could be made for `providers`, the most promising first; the file as it came is not in it.
 
     `forms` and `recipes` leave out all others; no forms are all forms, None are the recipes that may win there.
-    Raises UsageError for an unknown name.
+    Raises UsageError for an unknown name, and for a form that none of `providers` runs.
     """
     _refuse_unknown(forms, FORMS, "form")
     _refuse_unknown(recipes or (), RECIPES, "recipe")
+    for form in forms:
+        if not any(_target(provider) in FORMS[form].targets for provider in providers):
+            raise UsageError(
+                f"form {form!r} runs on none of {', '.join(providers)}",
+                hint=f"it is for {', '.join(FORMS[form].targets)}",
+            )
     found: dict[Plan, None] = {}
     for provider in providers:
         wanted = _RECIPES_FOR.get(provider, ()) if recipes is None else recipes
         runs = [form for form in FORMS if _target(provider) in FORMS[form].targets and (not forms or form in forms)]
         default = DEFAULT_FORMS[_target(provider)]
-        # Quantizers know the standard operators best; attention without Transposes has the least around its products.
-        quantizable = sorted(runs, key=lambda form: {"portable": 0, "attention3d": 1, "separate-qkv": 2}.get(form, 3))
-        firsts = [form for form in quantizable[:2] if form != default]
+        quantizable = sorted(runs, key=lambda form: _QUANTIZABLE.index(form) if form in _QUANTIZABLE else 9)
+        firsts = quantizable[:2]
         found |= dict.fromkeys(Plan(default) for _ in (1,) if default in runs)
         for some in (firsts, [form for form in quantizable if form not in firsts]):
             found |= dict.fromkeys(

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeai.errors import UsageError
+from edgeai.quantization import Int8Static
 from edgeai.tuning.candidates import Plan, Point, combined, plans, points, rescues, variants
 from edgeai.tuning.choice import NOISE_FLOOR
 from edgeai.tuning.exploring import TIME_UP, Explored, Judged, explore
@@ -253,9 +254,15 @@ def test_plans_come_in_a_sensible_order_and_fit_their_provider() -> None:
     assert [point.provider for point in points(Plan("portable"), ["somewhere"])] == ["somewhere"]
     compiled = plans(["openvino"], recipes=["int8-static"])
     assert [plan.name for plan in compiled][:3] == [
-        "fp32 portable", "int8-static-products portable-separate-qkv", "int8-static portable-separate-qkv",
+        "fp32 portable-separate-qkv", "int8-static-products portable-separate-qkv", "int8-static portable-separate-qkv",
     ]  # fmt: skip
+    recipe = compiled[1].make_recipe()
+    assert isinstance(recipe, Int8Static) and recipe.scope == "products"
+    assert not recipe.embeddings, "ONNX Runtime's own operator, which another's compiler leaves to the CPU provider"
+    assert compiled[2].make_recipe() == Int8Static()
     assert [point.provider for point in points(compiled[1], ["cpu", "openvino"])] == ["openvino"]
+    with pytest.raises(UsageError, match=r"form 'portable-separate-qkv' runs on none of cpu .it is for openvino."):
+        plans(forms=["portable-separate-qkv"])
     with pytest.raises(UsageError, match="there is no form .round."):
         plans(forms=["round"])
 

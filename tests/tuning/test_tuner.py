@@ -20,7 +20,7 @@ from edgeai.metrics import METRICS
 from edgeai.modelfile import open_artifact
 from edgeai.quantization import Int8Dynamic
 from edgeai.tuning import OBJECTIVES, Space, tune, workbench
-from edgeai.tuning.candidates import Plan, Point, rescues
+from edgeai.tuning.candidates import Plan, Point, plans, rescues
 from edgeai.tuning.countdown import Countdown, said
 from edgeai.tuning.data import Data
 from edgeai.tuning.journal import Journal
@@ -336,3 +336,24 @@ def test_a_recipe_that_costs_too_much_is_searched_for_layers_to_leave_in_float(t
     assert data.splits is not None
     assert judged.agreement["metric"]["samples"] == len(data.splits.score), "scored on what nothing was chosen on"
     assert open_artifact(lab.paths[rescue.name]).lineage[-1].options["exclude"] == ["second"]
+
+
+def test_files_for_a_provider_that_is_not_here_are_made_each_once(
+    exported: Paths, trained: Paths, tmp_path: Path
+) -> None:
+    artifact = open_artifact(exported("transformer"))
+    assert artifact.signature is not None
+    with edgeai.load(artifact.path, ep="cpu") as reference:
+        lab = Workbench(
+            artifact, reference, Data.of(scoring(trained("transformer")), artifact.signature, name="m"), tmp_path,
+            objective=OBJECTIVES["latency"], workload=QUICK, max_drop=0.05, countdown=Countdown(None),
+            journal=Journal(None, None),
+        )  # fmt: skip
+        wanted = [plan for plan in plans(["openvino"]) if plan.form == "portable-separate-qkv"]
+        assert [lab.make(plan) for plan in wanted] == ["", "", ""]
+    rounded = {
+        plan.name: sum(node.op_type == "QuantizeLinear" for node in modelfile.load(lab.paths[plan.name]).graph)
+        for plan in wanted
+    }
+    assert rounded.pop("fp32 portable-separate-qkv") == 0
+    assert 0 < rounded["int8-static-products portable-separate-qkv"] < rounded["int8-static portable-separate-qkv"]
