@@ -30,7 +30,7 @@ class FlattenAttention(ir.passes.InPlacePass):
 
 
 def _overflows(found: Sdpa) -> bool:
-    """Two masks of lowest numbers: a row under both is zeros, one under either is the mean. None is both."""
+    """Two masks of lowest numbers: a row under both is zeros, under one the mean. Attention knows one of the two."""
     return found.guarded and len(found.biases) > 1 and not found.may_be_all_masked
 
 
