@@ -114,7 +114,14 @@ def _limits(found: Row) -> Lines:
         f"The ceilings, measured beside: {rates} billion operations a second; {memory:.0f} GB/s from the memory, "
         f"{cache:.0f} GB/s from the cache.\n"
     )
-    columns = ("form", "p50 ms", "the ceilings allow", "of the limit", "bound by", "where the time goes (of its limit)")
+    columns = (
+        "form",
+        "p50 ms",
+        "the ceilings allow",
+        "of the limit (rounds)",
+        "bound by",
+        "where the time goes (of its limit)",
+    )
     yield from table(columns, [_form(*row) for row in found["forms"].items()])
 
 
@@ -124,7 +131,8 @@ def _form(name: str, row: Row) -> tuple[str, ...]:
         for kind in row["kinds"][:4]
     ]
     times = (f"{row[key] / 1e6:.3f}" for key in ("p50_ns", "limit_ns"))
-    return name, *times, f"{row['percent_of_limit']:.0f} %", row["bound"], ", ".join(kinds)
+    low, high = row["percent_range"]
+    return name, *times, f"{row['percent_of_limit']:.0f} % ({low:.0f}..{high:.0f})", row["bound"], ", ".join(kinds)
 
 
 def _planted(data: Row, _: Path) -> Lines:
