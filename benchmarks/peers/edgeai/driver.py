@@ -15,41 +15,23 @@ import edgeai
 from edgeai import building
 from edgeai.artifact import Artifact
 from edgeai.graph import FORMS, optimize
-from edgeai.metrics import COSINE, METRICS
+from edgeai.metrics import METRICS
 from edgeai.modelfile import open_artifact
 from edgeai.quantization import RECIPES, quantize
 from edgeai.runtime.kv_cache import IDS, MASK, open_cache
 from edgeai.samples import Samples
-from edgeai.tuning import automatic
+from edgeai.tuning.automatic import quantize_auto
 from edgeai.tuning.splits import Splits
 
 POSITIONS = 1024  # as many as llama.cpp gets
 
 
-def recipe(
-    source: Path,
-    out: Path,
-    calibration: Feeds,
-    *,
-    name: str,
-    form: str | None = None,
-    max_drop: float | None = None,
-    **options: Any,
-) -> None:
-    """As `edgeai build` does: the graph rewritten (to `form`, or portably), then one recipe with its defaults.
-
-    With `max_drop`, as much of it as lets the cosine drop by no more.
-    """
+def recipe(source: Path, out: Path, calibration: Feeds, *, name: str, form: str | None = None, **options: Any) -> None:
+    """As `edgeai build` does: the graph rewritten (to `form`, or portably), then one recipe with its defaults."""
     with tempfile.TemporaryDirectory() as directory:
         chosen = RECIPES[name](**options)
-        samples = Samples.from_feeds(calibration) if chosen.needs_samples or max_drop is not None else None
-        rewritten_source = _rewritten(source, directory, form)
-        if samples is None or max_drop is None:
-            quantize(rewritten_source, chosen, samples=samples, out=out)
-        else:
-            automatic.search(
-                rewritten_source, samples, out=out, metric=COSINE, max_drop=max_drop, recipes=[chosen], force=True
-            )
+        samples = Samples.from_feeds(calibration) if chosen.needs_samples else None
+        quantize(_rewritten(source, directory, form), chosen, samples=samples, out=out)
 
 
 def rewritten(source: Path, out: Path, calibration: Feeds, *, form: str) -> None:  # noqa: ARG001
@@ -62,7 +44,7 @@ def auto(source: Path, out: Path, calibration: Feeds, *, search: str, score: str
     splits = Splits(Samples.from_feeds(calibration), Samples.load(search), Samples.load(score))
     with tempfile.TemporaryDirectory() as directory:
         portable = _rewritten(source, directory, None)
-        report = automatic.quantize_auto(portable, splits, METRICS[metric], out=out, max_drop=max_drop)
+        report = quantize_auto(portable, splits, METRICS[metric], out=out, max_drop=max_drop)
         if report.artifact is None:
             shutil.copy(portable.path, out)
 
