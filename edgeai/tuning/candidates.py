@@ -138,8 +138,8 @@ def plans(
         for some in (firsts, [form for form in quantizable if form not in firsts]):
             found |= dict.fromkeys(
                 Plan(form, recipe, scope=scope)
+                for recipe in wanted  # first: where time is short, another form of a good recipe tells more
                 for form in some
-                for recipe in wanted
                 if form in _FORMS_FOR.get(recipe, runs)
                 for scope in _scopes(recipe, provider)
             )
