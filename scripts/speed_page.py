@@ -116,9 +116,9 @@ def _limits(found: Row) -> Lines:
     )
     columns = (
         "form",
-        "p50 ms",
+        "fastest round, ms (slowest)",
         "the ceilings allow",
-        "of the limit (rounds)",
+        "of the limit",
         "bound by",
         "where the time goes (of its limit)",
     )
@@ -130,9 +130,9 @@ def _form(name: str, row: Row) -> tuple[str, ...]:
         f"{kind['kind']} {kind['time_ns'] / row['profiled_ns']:.0%} ({kind['limit_ns'] / max(kind['time_ns'], 1):.0%})"
         for kind in row["kinds"][:4]
     ]
-    times = (f"{row[key] / 1e6:.3f}" for key in ("p50_ns", "limit_ns"))
-    low, high = row["percent_range"]
-    return name, *times, f"{row['percent_of_limit']:.0f} % ({low:.0f}..{high:.0f})", row["bound"], ", ".join(kinds)
+    p50, slowest, limit = (f"{row[key] / 1e6:.3f}" for key in ("p50_ns", "slowest_ns", "limit_ns"))
+    percent = f"{row['percent_of_limit']:.0f} %"
+    return name, f"{p50} ({slowest})", limit, percent, row["bound"], ", ".join(kinds)
 
 
 def _planted(data: Row, _: Path) -> Lines:

@@ -16,7 +16,7 @@ import pytest
 
 from edgeai.bench import Workload
 from edgeai.bench.interleave import Recording, interleave
-from edgeai.bench.limits import NodeCost
+from edgeai.bench.limits import Ceilings, NodeCost
 from edgeai.bench.loop import Block
 from edgeai.metrics import METRICS
 from edgeai.samples import Samples
@@ -181,6 +181,33 @@ def test_nodes_of_a_kind_are_counted_together_the_costliest_first(benchmarks: No
     assert [(row["kind"], row["format"], row["nodes"], row["time_ns"], row["limit_ns"]) for row in rows] == [
         ("Gemm", "int8", 2, 55, 27.5), ("Add", "int8", 1, 50, 25.0), ("Gemm", "float32", 1, 5, 2.5),
     ]  # fmt: skip
+
+
+def test_the_best_of_the_rounds_counts_and_the_slowest_is_told(benchmarks: None) -> None:
+    from speed_limits import Look, highest, under
+
+    def ceilings(gflops: float, memory: float) -> Ceilings:
+        return Ceilings({"float32": gflops * 1e9}, memory, 2 * memory, cache_size=1 << 20, cores=2)
+
+    def nodes(time_ns: int) -> tuple[NodeCost, ...]:
+        return (
+            NodeCost(
+                "a",
+                "MatMul",
+                "cpu",
+                time_ns,
+                operations=1_000_000,
+                weight_bytes=0,
+                activation_bytes=0,
+                number_format="float32",
+            ),
+        )
+
+    best = highest([ceilings(10, 3e9), ceilings(5, 4e9)])
+    assert best == ceilings(10, 4e9)
+    row = under(best, [Look(400_000, nodes(500_000)), Look(250_000, nodes(600_000))])
+    assert (row["p50_ns"], row["slowest_ns"], row["profiled_ns"]) == (250_000, 400_000, 500_000)
+    assert row["percent_of_limit"] == pytest.approx(40), "a million operations at 10 a nanosecond, in 250 us"
 
 
 def test_a_goal_against_a_peer_that_failed_is_not_met(benchmarks: None) -> None:
