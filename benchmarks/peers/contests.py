@@ -55,6 +55,10 @@ def _recipe(name: str, form: str | None = None, **options: object) -> dict[str, 
 
 
 _CORRECTED = _recipe("int8-static", bias_correction=True)
+# Sums stay in float: with them rounded, no share of the convolutions in float brings the cosine to 0.992.
+_PRODUCTS = _recipe("int8-static", bias_correction=True, scope="products")
+# Less than the goals' 0.01: the feeds that it is judged by here are not those that it was made with.
+_WITHIN = {**_PRODUCTS, "max_drop": 0.008}
 
 
 def _edgeai(name: str, recipe: Mapping[str, object], **settings: object) -> Runner:
@@ -150,6 +154,13 @@ CONTESTS = (
         Runner(
             f"{EDGEAI} int8-static, OpenVINO provider", "openvino_provider", "session", "recipe", _CORRECTED,
             maker=EDGEAI,
+        ),
+        *(
+            Runner(
+                f"{EDGEAI} int8-static-products{told}, OpenVINO provider", "openvino_provider", "session", "recipe",
+                recipe, maker=EDGEAI,
+            )
+            for told, recipe in (("", _PRODUCTS), (" within 0.8 %", _WITHIN))
         ),
         _edgeai("int8-static, uint8 weights", _recipe("int8-static", weight_type="uint8")),
         BUILT,

@@ -15,23 +15,40 @@ import edgeai
 from edgeai import building
 from edgeai.artifact import Artifact
 from edgeai.graph import FORMS, optimize
-from edgeai.metrics import METRICS
+from edgeai.metrics import COSINE, METRICS
 from edgeai.modelfile import open_artifact
 from edgeai.quantization import RECIPES, quantize
 from edgeai.runtime.kv_cache import IDS, MASK, open_cache
 from edgeai.samples import Samples
-from edgeai.tuning.automatic import quantize_auto
+from edgeai.tuning import automatic
 from edgeai.tuning.splits import Splits
 
 POSITIONS = 1024  # as many as llama.cpp gets
 
 
-def recipe(source: Path, out: Path, calibration: Feeds, *, name: str, form: str | None = None, **options: Any) -> None:
-    """As `edgeai build` does: the graph rewritten (to `form`, or portably), then one recipe with its defaults."""
+def recipe(
+    source: Path,
+    out: Path,
+    calibration: Feeds,
+    *,
+    name: str,
+    form: str | None = None,
+    max_drop: float | None = None,
+    **options: Any,
+) -> None:
+    """As `edgeai build` does: the graph rewritten (to `form`, or portably), then one recipe with its defaults.
+
+    With `max_drop` layers stay in float until the cosine drops by no more.
+    """
+    chosen = RECIPES[name](**options)
+    samples = Samples.from_feeds(calibration)
     with tempfile.TemporaryDirectory() as directory:
-        chosen = RECIPES[name](**options)
-        samples = Samples.from_feeds(calibration) if chosen.needs_samples else None
-        quantize(_rewritten(source, directory, form), chosen, samples=samples, out=out)
+        made = _rewritten(source, directory, form)
+        if max_drop is None:
+            quantize(made, chosen, samples=samples if chosen.needs_samples else None, out=out)
+            return
+        found = automatic.search(made, samples, out=out, metric=COSINE, max_drop=max_drop, recipes=[chosen], force=True)
+        automatic.require_kept(found)
 
 
 def rewritten(source: Path, out: Path, calibration: Feeds, *, form: str) -> None:  # noqa: ARG001
@@ -44,7 +61,7 @@ def auto(source: Path, out: Path, calibration: Feeds, *, search: str, score: str
     splits = Splits(Samples.from_feeds(calibration), Samples.load(search), Samples.load(score))
     with tempfile.TemporaryDirectory() as directory:
         portable = _rewritten(source, directory, None)
-        report = quantize_auto(portable, splits, METRICS[metric], out=out, max_drop=max_drop)
+        report = automatic.quantize_auto(portable, splits, METRICS[metric], out=out, max_drop=max_drop)
         if report.artifact is None:
             shutil.copy(portable.path, out)
 
