@@ -13,6 +13,8 @@ from edgeai.runtime.tokenizer import Tokenizer
 class StopStrings:
     """Finds the first of `stops` in a text that comes in pieces, and lets nothing of it through.
 
+    The first is the one that is complete first (of several that end there, the longest), as if the text came character
+    by character: however it is cut into tokens, it ends at the same place.
     Raises UsageError for an empty stop string.
     """
 
@@ -28,10 +30,10 @@ class StopStrings:
         if self.stopped:
             return ""
         text = self._held + piece
-        found = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        found = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
         if found:
             self.stopped, self._held = True, ""
-            return text[: min(found)]
+            return text[: min(found)[1]]
         held = max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgeai.errors import UsageError
@@ -17,10 +17,12 @@ from edgeai.runtime.tokenizer import Tokenizer
 TEXT = st.text("ab", max_size=12)
 
 
+@example(["abb", "b"], ["b", "abbb"])
+@example(["abbb"], ["b", "abbb"])
 @given(st.lists(TEXT), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
 def test_what_is_shown_is_the_text_up_to_the_first_stop_string(parts: list[str], stops: list[str]) -> None:
     whole = "".join(parts)
-    ends = [place for stop in stops if (place := whole.find(stop)) >= 0]
+    ends = [(place + len(stop), place) for stop in stops if (place := whole.find(stop)) >= 0]
     finder = StopStrings(stops)
     shown, fed = "", ""
     for part in parts:
@@ -32,7 +34,7 @@ def test_what_is_shown_is_the_text_up_to_the_first_stop_string(parts: list[str],
         if not finder.stopped:
             possible = [n for n in range(1, len(fed) + 1) if any(s.startswith(fed[-n:]) and n < len(s) for s in stops)]
             assert held == max(possible, default=0)
-    assert shown + finder.flush() == whole[: min(ends, default=len(whole))]
+    assert shown + finder.flush() == whole[: min(ends, default=(0, len(whole)))[1]]
 
 
 @pytest.mark.parametrize("stop", ["ab", [""], [1]])
