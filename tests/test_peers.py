@@ -150,14 +150,35 @@ def test_a_goal_is_met_by_a_fast_and_right_answer(
     benchmarks: None, cosine: float, faster: float, best: str, met: str
 ) -> None:
     from peers.contests import Goal
-    from speed_peers import judged
+    from speed_peers import contender, judged
 
+    goal = Goal("peer", 2.0)
     times = {"peer": 1200, "edgeai int8": 1200 / faster, "edgeai fp32": 1100}
     rows = {name: {"failed": None, "p50_ns": time, "cosine": 1.0} for name, time in times.items()}
     rows["edgeai int8"]["cosine"] = cosine
     blocks = {name: [Block((int(time),) * 5, 0)] * 6 for name, time in times.items()}
-    told = judged(Goal("peer", 2.0), rows, Recording(blocks=blocks))
-    assert (told["edgeai"], told["met"]) == (best, met)
+    recording = Recording(blocks=blocks)
+    told = judged(goal, rows, contender(goal, rows, recording), recording)
+    assert (told["edgeai"], told["met"], told["rounds"]) == (best, met, 6)
+
+
+def test_a_goal_is_judged_in_rounds_that_did_not_choose_who_plays(benchmarks: None) -> None:
+    from peers.contests import Goal
+    from speed_peers import contender, judged
+
+    def rounds(*times: int) -> list[Block]:
+        return [Block((time,) * 5, 0) for time in times]
+
+    goal = Goal("peer", 1.0)
+    rows = {name: {"failed": None, "cosine": 1.0} for name in ("peer", "edgeai steady", "edgeai lucky")}
+    # Slow rounds are slow for all; who missed the slow ones has the lower median, and is no faster in any.
+    all_together = {
+        "peer": rounds(1000, 2000, 2000), "edgeai steady": rounds(900, 1800, 1800), "edgeai lucky": rounds(1000, 1900),
+    }  # fmt: skip
+    best = contender(goal, rows, Recording(blocks=all_together))
+    assert best == "edgeai steady"
+    told = judged(goal, rows, best, Recording(blocks={"peer": rounds(900, 900), best: rounds(1000, 1000)}))
+    assert (told["ratio"], told["met"]) == ([pytest.approx(0.9)] * 3, "no")
 
 
 def test_who_answers_for_the_last_token_alone_is_compared_there_like_all_others(benchmarks: None) -> None:
@@ -212,12 +233,16 @@ def test_the_best_of_the_rounds_counts_and_the_slowest_is_told(benchmarks: None)
 
 def test_a_goal_against_a_peer_that_failed_is_not_met(benchmarks: None) -> None:
     from peers.contests import Goal
-    from speed_peers import judged
+    from speed_peers import contender, judged
 
-    told = judged(Goal("peer", 2.0), {"peer": {"failed": "no"}}, Recording())
-    assert told["met"] == "nothing to compare with"
+    goal = Goal("peer", 2.0)
     without_reference = {"peer": {"failed": None, "cosine": None}, "edgeai": {"failed": None, "cosine": None}}
-    assert judged(Goal("peer", 2.0), without_reference, Recording())["met"] == "nothing to compare with"
+    for rows in ({"peer": {"failed": "no"}}, without_reference):
+        assert contender(goal, rows, Recording()) is None
+        assert judged(goal, rows, None, Recording())["met"] == "nothing to compare with"
+    far = {"peer": {"failed": None, "cosine": 1.0}, "edgeai": {"failed": None, "cosine": 0.5}}
+    assert contender(goal, far, Recording()) is None
+    assert judged(goal, far, None, Recording())["met"] == "no: no answer of edgeai's has a cosine of 0.990"
 
 
 def test_every_goal_is_against_a_runner_of_its_contest(benchmarks: None) -> None:
@@ -285,7 +310,7 @@ def test_the_page_of_speed_tells_of_failures_trials_and_tuning(
         "cpu_ns": 4_000_000, "first_answer_seconds": 0.5, "round_medians_ns": [2, 2, 4],
     }  # fmt: skip
     close = row | {"p50_ns": 1_000_000, "cosine": 0.96, "round_medians_ns": [1, 1, 1]}
-    goal = {"edgeai": None, "against": "b & c", "ratio": None, "factor": 1.5, "met": "no"}
+    goal = {"edgeai": None, "against": "b & c", "ratio": None, "rounds": 0, "factor": 1.5, "met": "no"}
     contest = {"model": "m:base", "about": "one row", "quick": True, "goals": [goal]}
     contest["rows"] = {"b & c": row, "edgeai x": {"failed": "it fell over"}, "edgeai y": close}
     unknown = contest | {"rows": {"b & c": row | {"cosine": None}}}
@@ -300,7 +325,7 @@ def test_the_page_of_speed_tells_of_failures_trials_and_tuning(
     pages = page.pages(tmp_path)
     for line in (
         "**A trial run of small models: no figure here is a result.**",
-        "| m | – | b & c | – | 1.50 | **no** |",
+        "| m | – | b & c | – | 0 | 1.50 | **no** |",
         "m: of edgeai's forms with as many bits as b & c none came as close to the float model; of all forms that did, "
         "edgeai y is 2.00 times as fast.",
         "| b & c | 2.000 (1.900..2.100) | 0.00 | 0.95000 | 4.000 | 0.50 |",
