@@ -7,7 +7,7 @@ import os
 import resource
 import shutil
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +77,12 @@ def built(trained: Paths, once: Once) -> Paths:
         warmup_max_seconds=0.1, settle_seconds=0, rounds=5,
     )  # fmt: skip
 
-    def make(name: str, out: Path) -> None:
-        build(str(trained(name)), out=out, workload=quick, space=few, seconds=None)
-
-    return cache(lambda name: once(f"built/{name}.bundle", partial(make, name)))
+    return cache(
+        lambda name: once(
+            f"built/{name}.bundle",
+            lambda out: build(str(trained(name)), out=out, workload=quick, space=few, seconds=None),
+        )
+    )
 
 
 _DRAWN: dict[str, dict[str, Any]] = {}

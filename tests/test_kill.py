@@ -20,7 +20,7 @@ from edgeai.bundle import open_bundle
 from edgeai.modelfile import check, open_artifact
 
 # The long commands get fewer: 54 in all.
-MOMENTS = {"export": 6, "optimize": 12, "quantize": 10, "run": 12, "bench": 6, "train": 4, "build": 2, "demo": 2}
+MOMENTS = {"export": 8, "optimize": 10, "quantize": 10, "run": 10, "bench": 6, "train": 4, "build": 4, "demo": 2}
 Paths = Callable[[str], Path]
 
 
