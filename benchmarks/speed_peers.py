@@ -31,6 +31,7 @@ from peers.process import Peer, PeerError
 import edgeai
 from edgeai.bench import Workload
 from edgeai.bench.interleave import Recording, interleave
+from edgeai.bench.loop import Lane
 from edgeai.bench.statistics import Ratio, ratio_of_medians, statistics
 from edgeai.cli.console import RichProgress, print_table, to_json
 from edgeai.exporting import Source, export, resolve
@@ -38,6 +39,7 @@ from edgeai.machine import machine
 from edgeai.metrics import COSINE as COSINE_METRIC
 from edgeai.metrics import METRICS
 from edgeai.probing import axis_names, size_of
+from edgeai.progress import Progress
 from edgeai.samples import Samples, load_arrays
 from edgeai.spec import Array, Signature
 from edgeai.storage import atomic_text
@@ -80,6 +82,9 @@ def main() -> None:
         except PeerError as error:  # in the middle of the rounds: they cannot be compared any more
             print(f"{contest.name} is not finished: {error}", file=sys.stderr)
             continue
+        except KeyboardInterrupt:
+            print(f"{contest.name} is not finished: interrupted; {arguments.json} has the others", file=sys.stderr)
+            sys.exit(130)
         data["machine"], data["versions"] = to_json(dataclasses.asdict(machine())), data["versions"] | versions
         atomic_text(arguments.json, json.dumps(data, indent=1) + "\n", overwrite=True)
     found = {contest.name: data["contests"][contest.name] for contest in CONTESTS if contest.name in data["contests"]}
@@ -101,11 +106,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def held(contest: Contest, versions: dict[str, Any], *, quick: bool) -> Row:
-    """A row for each runner, and how each goal came out.
-
-    The goals are judged in a final of their own: whoever was lucky when all ran is not so twice, and with few lanes the
-    blocks of a pair are close to each other.
-    """
+    """A row for each runner, and how each goal came out."""
     begin = time.monotonic()
     workload = QUICK if quick else FULL
     model = f"{contest.model.partition(':')[0]}:reference" if quick else contest.model
@@ -132,10 +133,7 @@ def held(contest: Contest, versions: dict[str, Any], *, quick: bool) -> Row:
         size = min((answer.size for found in answers.values() for answer in found.values()), default=0)
         for name in answers:
             rows[name]["cosine"] = _cosine(answers[name], answers[REFERENCE], size) if REFERENCE in answers else None
-        recording = interleave(lanes, workload, progress=progress)
-        best = [contender(goal, rows, recording) for goal in contest.goals]
-        paired = {name for goal, ours in zip(contest.goals, best, strict=True) if ours for name in (goal.against, ours)}
-        final = interleave({name: lanes[name] for name in rows if name in paired}, longer(workload), progress=progress)
+        recording, goals = played(contest.goals, rows, lanes, workload, progress)
     for name, blocks in recording.blocks.items():
         samples = [sample for block in blocks for sample in block.samples_ns]
         estimate = statistics(samples)["p50"]
@@ -145,10 +143,31 @@ def held(contest: Contest, versions: dict[str, Any], *, quick: bool) -> Row:
             "round_medians_ns": [int(np.median(block.samples_ns)) for block in blocks],
         }  # fmt: skip
     return {
-        "model": model, "about": contest.about, "quick": quick, "rows": rows,
-        "goals": [judged(goal, rows, ours, final) for goal, ours in zip(contest.goals, best, strict=True)],
+        "model": model, "about": contest.about, "quick": quick, "rows": rows, "goals": goals,
         "minutes": round((time.monotonic() - begin) / 60, 2),
     }  # fmt: skip
+
+
+def played(
+    goals: Sequence[Goal], rows: Mapping[str, Row], lanes: Mapping[str, Lane], workload: Workload, progress: Progress
+) -> tuple[Recording, list[Row]]:
+    """All in turn, then a final among those that are in a goal, by which the goals are judged.
+
+    Whoever was lucky when all ran is not so twice, and with few lanes the blocks of a pair are close to each other.
+    Raises KeyboardInterrupt after Ctrl-C: half a contest is none.
+    """
+    recording = _whole(interleave(lanes, workload, progress=progress))
+    best = [contender(goal, rows, recording) for goal in goals]
+    paired = {name for goal, ours in zip(goals, best, strict=True) if ours for name in (goal.against, ours)}
+    finalists = {name: lane for name, lane in lanes.items() if name in paired}
+    final = _whole(interleave(finalists, longer(workload), progress=progress))
+    return recording, [judged(goal, rows, ours, final) for goal, ours in zip(goals, best, strict=True)]
+
+
+def _whole(recording: Recording) -> Recording:
+    if recording.interrupted:
+        raise KeyboardInterrupt
+    return recording
 
 
 def longer(workload: Workload) -> Workload:

@@ -1,15 +1,12 @@
-"""The benchmarks against peers: the pipe to a peer's process, the verdicts, and the page that is written of them."""
+"""The benchmarks against peers: the pipe to a peer's process, and the verdicts."""
 
 from __future__ import annotations
 
-import importlib
-import json
+import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -17,8 +14,9 @@ import pytest
 from edgeai.bench import Workload
 from edgeai.bench.interleave import Recording, interleave
 from edgeai.bench.limits import Ceilings, NodeCost
-from edgeai.bench.loop import Block
+from edgeai.bench.loop import Block, WarmUp
 from edgeai.metrics import METRICS
+from edgeai.progress import SILENT
 from edgeai.samples import Samples
 from edgeai.spec import Signature, TensorSpec
 
@@ -27,6 +25,7 @@ BRIEF = Workload(
     min_iterations=4, max_iterations=8, min_seconds=0, max_seconds=5, rounds=2, warmup_window=2, warmup_min_seconds=0,
     warmup_max_seconds=1, settle_seconds=0,
 )  # fmt: skip
+TWO_ROUNDS = dataclasses.replace(BRIEF, min_iterations=1, max_iterations=100)
 DRIVER = """
 import os, sys, time
 from protocol import serve
@@ -162,23 +161,66 @@ def test_a_goal_is_met_by_a_fast_and_right_answer(
     assert (told["edgeai"], told["met"], told["rounds"]) == (best, met, 6)
 
 
-def test_a_goal_is_judged_in_rounds_that_did_not_choose_who_plays(benchmarks: None) -> None:
+def test_slow_rounds_are_slow_for_all(benchmarks: None) -> None:
     from peers.contests import Goal
-    from speed_peers import contender, judged
+    from speed_peers import contender
 
     def rounds(*times: int) -> list[Block]:
         return [Block((time,) * 5, 0) for time in times]
 
-    goal = Goal("peer", 1.0)
     rows = {name: {"failed": None, "cosine": 1.0} for name in ("peer", "edgeai steady", "edgeai lucky")}
-    # Slow rounds are slow for all; who missed the slow ones has the lower median, and is no faster in any.
-    all_together = {
+    blocks = {  # who missed a slow round has the lower median, and is no faster in any
         "peer": rounds(1000, 2000, 2000), "edgeai steady": rounds(900, 1800, 1800), "edgeai lucky": rounds(1000, 1900),
     }  # fmt: skip
-    best = contender(goal, rows, Recording(blocks=all_together))
-    assert best == "edgeai steady"
-    told = judged(goal, rows, best, Recording(blocks={"peer": rounds(900, 900), best: rounds(1000, 1000)}))
-    assert (told["ratio"], told["met"]) == ([pytest.approx(0.9)] * 3, "no")
+    assert contender(Goal("peer", 1.0), rows, Recording(blocks=blocks)) == "edgeai steady"
+
+
+class Ageing:
+    """A lane of so many nanoseconds a run, and another number of them after its first `young` blocks."""
+
+    def __init__(self, first_ns: int, then_ns: int, young: int) -> None:
+        self._times, self._young, self.blocks = (first_ns, then_ns), young, 0
+
+    def warm_up(self) -> WarmUp:
+        return WarmUp(1, self._times[0], self._times[0], True)
+
+    def block(self, runs: int, *, budget_ns: int, discard: int = 0) -> Block:
+        self.blocks += 1
+        return Block((self._times[self.blocks > self._young],) * runs, 0)
+
+
+def test_goals_are_judged_in_a_final_that_did_not_choose_who_plays(benchmarks: None) -> None:
+    from peers.contests import Goal
+    from speed_peers import played
+
+    lanes = {
+        "peer": Ageing(1000, 1000, 2), "bystander": Ageing(1, 1, 2),
+        "edgeai lucky": Ageing(500, 2000, 2), "edgeai other": Ageing(900, 100, 2),
+    }  # fmt: skip
+    rows = {name: {"failed": None, "cosine": 1.0} for name in lanes}
+    recording, (goal,) = played([Goal("peer", 1.0)], rows, lanes, TWO_ROUNDS, SILENT)
+    assert (goal["edgeai"], goal["ratio"], goal["met"]) == ("edgeai lucky", [pytest.approx(0.5)] * 3, "no")
+    assert goal["rounds"] == lanes["peer"].blocks - 2 == 10 * TWO_ROUNDS.rounds
+    assert lanes["bystander"].blocks == lanes["edgeai other"].blocks == 2
+    assert {len(blocks) for blocks in recording.blocks.values()} == {2}, "the table is of all together"
+
+
+@pytest.mark.parametrize("moment", [3, 6])  # of all together two rounds, then the final
+def test_an_interrupted_contest_is_none(benchmarks: None, moment: int) -> None:
+    from peers.contests import Goal
+    from speed_peers import played
+
+    class Interrupted(Ageing):
+        def block(self, runs: int, *, budget_ns: int, discard: int = 0) -> Block:
+            if sum(lane.blocks for lane in lanes.values()) == moment:
+                raise KeyboardInterrupt
+            return super().block(runs, budget_ns=budget_ns, discard=discard)
+
+    lanes = {name: Interrupted(1000, 1000, 0) for name in ("peer", "edgeai")}
+    rows = {name: {"failed": None, "cosine": 1.0} for name in lanes}
+    with pytest.raises(KeyboardInterrupt):
+        played([Goal("peer", 1.0)], rows, lanes, TWO_ROUNDS, SILENT)
+    assert sum(lane.blocks for lane in lanes.values()) == moment, "nothing is measured after it"
 
 
 def test_who_answers_for_the_last_token_alone_is_compared_there_like_all_others(benchmarks: None) -> None:
@@ -274,99 +316,3 @@ def test_each_side_is_judged_by_its_best_smaller_file(benchmarks: None) -> None:
     assert worse is not None and not worse["not_below"]
     del rows[METHODS[4].name]
     assert verdict(rows, judge) is None
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    return importlib.import_module
-
-
-def test_the_page_is_the_results(script: Callable[[str], ModuleType]) -> None:
-    text = (ROOT / "docs" / "quantization.md").read_text(encoding="utf-8")
-    assert script("quantization_page").render() == text, "run: python scripts/quantization_page.py"
-
-
-def test_the_page_of_speed_and_its_plots_are_the_results(script: Callable[[str], ModuleType]) -> None:
-    page = script("speed_page")
-    found = page.pages()
-    assert len(found) > 1
-    for place, text in found.items():
-        assert place.read_text(encoding="utf-8") == text, "run: python scripts/speed_page.py"
-        if place.suffix == ".svg":
-            assert ElementTree.fromstring(text).tag.endswith("svg")
-            assert f"](speed/{place.name})" in found[page.PAGE]
-    assert {place.name for place in page.PLOTS.iterdir()} == {place.name for place in found if place.suffix == ".svg"}
-
-
-def test_the_page_of_speed_tells_of_failures_trials_and_tuning(
-    tmp_path: Path, script: Callable[[str], ModuleType]
-) -> None:
-    page = script("speed_page")
-    assert page.pages(tmp_path) == {page.PAGE: page.HEAD + "\n"}
-    machine = {"cpu": "a processor", "cores": 2, "features": ["avx2"], "versions": {"onnxruntime": "1.31.1"}}
-    row = {
-        "failed": None, "p50_ns": 2_000_000, "interval_ns": [1_900_000, 2_100_000], "bytes": 1000, "cosine": 0.95,
-        "cpu_ns": 4_000_000, "first_answer_seconds": 0.5, "round_medians_ns": [2, 2, 4],
-    }  # fmt: skip
-    close = row | {"p50_ns": 1_000_000, "cosine": 0.96, "round_medians_ns": [1, 1, 1]}
-    goal = {"edgeai": None, "against": "b & c", "ratio": None, "rounds": 0, "factor": 1.5, "met": "no"}
-    contest = {"model": "m:base", "about": "one row", "quick": True, "goals": [goal]}
-    contest["rows"] = {"b & c": row, "edgeai x": {"failed": "it fell over"}, "edgeai y": close}
-    unknown = contest | {"rows": {"b & c": row | {"cosine": None}}}
-    (tmp_path / "peers.json").write_text(
-        json.dumps({"machine": machine, "versions": {}, "contests": {"m": contest, "u": unknown}})
-    )
-    found = {"p50_ns": 1_000_000, "seconds": 300.0}
-    swept = found | {"measured": 40, "points": 50, "best": "int8, 1 thread"}
-    tuning = {"machine": machine, "family": "bert", "tuned": found | {"chosen": "int8"}, "swept": swept}
-    tuning |= {"fp32_p50_ns": 3_000_000, "tuned_over_swept": [1.01, 0.99, 1.02], "share_of_the_time": 0.1}
-    (tmp_path / "tuning.json").write_text(json.dumps(tuning))
-    pages = page.pages(tmp_path)
-    for line in (
-        "**A trial run of small models: no figure here is a result.**",
-        "| m | – | b & c | – | 0 | 1.50 | **no** |",
-        "m: of edgeai's forms with as many bits as b & c none came as close to the float model; of all forms that did, "
-        "edgeai y is 2.00 times as fast.",
-        "| b & c | 2.000 (1.900..2.100) | 0.00 | 0.95000 | 4.000 | 0.50 |",
-        "| b & c | 2.000 (1.900..2.100) | 0.00 | – | 4.000 | 0.50 |",
-        "| edgeai x | failed: it fell over | – | – | – | – |",
-        "| sweep of 40 of 50 points | int8, 1 thread | 300 | 1.000 |",
-        "Tuned over swept: 1.010 (0.990..1.020); share of the time 0.10.",
-    ):
-        assert line in pages[page.PAGE].splitlines()
-    plot = ElementTree.fromstring(pages[page.PLOTS / "m.svg"])
-    assert [text.text for text in plot.iter() if text.tag.endswith("text")] == [
-        "m: median of one row, ms",
-        "edgeai y",
-        "1",
-        "b & c",
-        "2",
-    ]
-
-
-def test_a_section_stands_for_each_result_that_is_there(tmp_path: Path, script: Callable[[str], ModuleType]) -> None:
-    page = script("quantization_page")
-    assert "##" not in page.render(tmp_path)
-    metric = {"name": "accuracy", "reference": 0.9, "candidate": 0.8, "drop": 0.1, "low": 0.05, "high": 0.2}
-    row = {"failed": None, "seconds": 1.0, "bytes": 1000, "integer_weight_share": 1.0, "metric": metric}
-    family = {
-        "quick": False, "samples": {"calibration": 5, "score": 7},
-        "rows": {
-            "fp32": row | {"ratio": None, "seconds": None}, "ours": row | {"ratio": [0.5, 0.4, 0.6]},
-            "theirs": {"failed": "Error: [a|b] fell over", "seconds": None},
-        },
-        "verdict": {"edgeai": "ours", "peer": "theirs", "metric": metric, "not_below": False},
-    }  # fmt: skip
-    data = {
-        "machine": {"cpu": "a CPU", "cores": 2, "features": ["avx2"], "versions": {"onnxruntime": "1"}},
-        "versions": {"them": {"python": "3"}}, "families": {"mlp": family},
-    }  # fmt: skip
-    (tmp_path / "quantization_peers.json").write_text(json.dumps(data))
-    text = page.render(tmp_path)
-    assert "in 0 of 1 families" in text
-    assert "| mlp | ours | theirs | accuracy 0.8 and 0.9 | 10.00% (5.00% to 20.00%) | **no** |" in text
-    assert "| ours | 1.0 | 100% | 0.8 | 10.00% (5.00% to 20.00%) | 0.50 (0.40 to 0.60) | 1.0 |" in text
-    assert "Failures, of 1 families: theirs 1." in text
-    assert "- theirs, mlp: Error: \\[a|b\\] fell over." in text
-    assert text.count("\n## ") == 1
