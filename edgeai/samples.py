@@ -123,8 +123,12 @@ class Samples:
 def load_arrays(path: str | Path, what: str) -> dict[str, Array]:
     """The arrays of an `.npz` by name. Never unpickles. Raises DataError naming the file and `what` it should hold."""
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+        with open(path, "rb") as stream:
+            if not zipfile.is_zipfile(stream):  # numpy would advise to unpickle it
+                raise zipfile.BadZipFile("it is no zip archive; numpy.savez writes one")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as archive:
+                return {key: archive[key] for key in archive.files}
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (OSError, ValueError, EOFError, KeyError, TypeError, MemoryError, zipfile.BadZipFile) as error:

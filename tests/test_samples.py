@@ -1,4 +1,6 @@
+import io
 import os
+import pickle
 import zipfile
 from pathlib import Path
 
@@ -82,9 +84,13 @@ def test_files_that_are_no_samples_are_named(tmp_path: Path) -> None:
     path = tmp_path / "s.npz"
     with pytest.raises(DataError, match=r"s\.npz: no such file"):
         Samples.load(path)
-    for content in (b"", b"text", b"PK\x03\x04 not really"):
+    one_array = io.BytesIO()
+    np.save(one_array, np.zeros(2))
+    for content in (b"", b"text", b"PK\x03\x04 not really", pickle.dumps({}), one_array.getvalue()):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"s\.npz: not an \.npz"):
+        with pytest.raises(
+            DataError, match=r"s\.npz: not an \.npz of samples \(it is no zip archive; numpy\.savez writes"
+        ):
             Samples.load(path)
     write(path, **{"x/0": np.zeros(1), "x/2": np.zeros(1)})
     with pytest.raises(DataError, match="are mixed"):
