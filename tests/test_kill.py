@@ -84,10 +84,14 @@ SUFFIX = {
 class Forks:
     """Commands in forks of one warm process, to be killed."""
 
-    def __init__(self) -> None:
+    def __init__(self, temporary: Path) -> None:
         script = Path(__file__).with_name("fork_server.py")
         self._server = subprocess.Popen(
-            [sys.executable, "-P", str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-P", str(script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": str(temporary)},  # who is killed cannot clean up
         )
 
     def start(self, arguments: Sequence[str]) -> int:
@@ -108,8 +112,8 @@ class Forks:
 
 
 @pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    server = Forks()
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    server = Forks(tmp_path_factory.mktemp("killed"))
     server.start(["--version"])  # returns once everything is imported
     server.wait()
     yield server
