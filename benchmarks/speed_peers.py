@@ -83,7 +83,7 @@ def main() -> None:
             print(f"{contest.name} is not finished: {error}", file=sys.stderr)
             continue
         except KeyboardInterrupt:
-            print(f"{contest.name} is not finished: interrupted; {arguments.json} has the others", file=sys.stderr)
+            print(f"{contest.name} is not finished: interrupted; those before it are kept", file=sys.stderr)
             sys.exit(130)
         data["machine"], data["versions"] = to_json(dataclasses.asdict(machine())), data["versions"] | versions
         atomic_text(arguments.json, json.dumps(data, indent=1) + "\n", overwrite=True)
