@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -17,11 +18,17 @@ from edgeai.errors import ModelFormatError
 from edgeai.external import refuse_outside
 from edgeai.machine import versions
 from edgeai.ort import onnxruntime
-from edgeai.spec import Axis, Signature, TensorSpec
+from edgeai.spec import Array, Axis, Signature, TensorSpec
 from edgeai.storage import atomic_files, sha256
 
 # A protobuf message ends at 2 GiB; what is written beside the weights needs room too.
 EXTERNAL_DATA_ABOVE_BYTES = 1_500_000_000
+
+_APART_BYTES = 1024  # what shapes and axes are read from stays in the graph
+_NUMPYS_OWN = frozenset({
+    ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BOOL, ir.DataType.INT8, ir.DataType.INT16,
+    ir.DataType.INT32, ir.DataType.INT64, ir.DataType.UINT8, ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64,
+})  # fmt: skip
 
 
 def load(path: str | Path) -> ir.Model:
@@ -146,6 +153,12 @@ def _point_to(path: Path, old: str, new: str) -> None:
 
 
 def _write(model: ir.Model, path: Path, *, external_data: str | None = None) -> None:
+    with _unstated(model):
+        ir.save(model, path, format="protobuf", external_data=external_data)
+
+
+@contextlib.contextmanager
+def _unstated(model: ir.Model) -> Iterator[None]:
     """Nothing is stated of initializers beside their tensors, which have dtype and shape.
 
     Tools that transpose a weight forget what is stated elsewhere (`onnxruntime.quantization.quantize_dynamic`), and
@@ -158,11 +171,31 @@ def _write(model: ir.Model, path: Path, *, external_data: str | None = None) -> 
         value.type = value.shape = value.doc_string = None
         value.metadata_props.clear()
     try:
-        ir.save(model, path, format="protobuf", external_data=external_data)
+        yield
     finally:
         for value, kind, shape, text, notes in stated:
             value.type, value.shape, value.doc_string = kind, shape, text
             value.metadata_props.update(notes)
+
+
+def in_memory(model: ir.Model) -> tuple[bytes, dict[str, Array]]:
+    """`model` as ONNX bytes without its larger weights, and those by name: `SessionOptions.add_external_initializers`.
+
+    The arrays are views of what `model` holds, so that nothing is copied or written. What has no dtype of numpy's own
+    stays among the bytes.
+    """
+    copy = model.clone()
+    apart: dict[str, Array] = {}
+    for name, value in copy.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < _APART_BYTES or tensor.dtype not in _NUMPYS_OWN:
+            continue
+        if not (value.is_graph_input() or value.is_graph_output()):
+            apart[name] = array = np.ascontiguousarray(tensor.numpy())
+            shape = ir.Shape(array.shape)
+            value.const_value = ir.ExternalTensor("", 0, array.nbytes, tensor.dtype, shape=shape, name=name)
+    with _unstated(copy):
+        return ir.to_proto(copy).SerializeToString(), apart
 
 
 def check(path: Path, *, shown_as: Path | None = None) -> None:

@@ -218,3 +218,31 @@ def test_telemetry_is_off_before_the_import_unless_you_said_otherwise(monkeypatc
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
     ort.onnxruntime()
     assert os.environ["ORT_DISABLE_TELEMETRY"] == "0"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "int8", "int4", "bool"])
+def test_a_model_in_memory_keeps_its_large_weights_apart(dtype: str) -> None:
+    kind = ir.DataType[{"float64": "DOUBLE", "float32": "FLOAT"}.get(dtype, dtype.upper())]
+    values = (np.arange(4096) % 2).astype(kind.numpy()).reshape(64, 64)
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 21]> g (float[n, 64] x) => (float[n, 64] y, float[64] b) {
+            c = Cast<to = 1>(w) p = MatMul(x, c) y = Add(p, b) }"""
+    )
+    made = ir.from_proto(proto)
+    bias = np.arange(64, dtype=np.float32)
+    for name, array in (("w", ir.Tensor(values, kind, name="w")), ("b", ir.tensor(bias, name="b"))):
+        value = next(v for node in made.graph for v in node.inputs if v is not None and v.name == name)
+        value.const_value = array
+        made.graph.register_initializer(value)
+    graph, apart = modelfile.in_memory(made)
+    native = dtype not in ("bfloat16", "int4")
+    assert list(apart) == (["w"] if native else []), "b is small, and an output"
+    assert (len(graph) < 1500) == native
+    assert isinstance(made.graph.initializers["w"].const_value, ir.Tensor), "the model is left as it is"
+    onnxruntime = ort.onnxruntime()
+    options = onnxruntime.SessionOptions()
+    held = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in apart.values()]
+    options.add_external_initializers(list(apart), held)
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    feed = np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)
+    np.testing.assert_allclose(session.run(None, {"x": feed})[0], feed @ values.astype(np.float32) + bias, rtol=1e-4)

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -90,17 +91,15 @@ class Proof:
             return f"the inputs became {names}"
         if (outputs := tuple(value.name for value in model.graph.outputs)) != self.signature.output_names:
             return f"the outputs became {outputs}"
-        with tempfile.TemporaryDirectory(prefix="edgeai-") as directory:
-            path = Path(directory) / "candidate.onnx"
-            try:
-                modelfile.save(model.clone(), Artifact(path))
-                run = _session(path)
-            except EdgeAIError as error:
-                return f"the result is no valid model: {error.message}"
-            # What a broken graph makes the serializer or ONNX Runtime raise is not one family.
-            except Exception as error:
-                return f"the result is no valid model: {type(error).__name__}: {error}"
-            return self._deaths(path) or self._compared(run)
+        try:
+            died = self._deaths_of(model)
+            run = _session_in_memory(model)
+        except EdgeAIError as error:
+            return f"the result is no valid model: {error.message}"
+        # What a broken graph makes the serializer or ONNX Runtime raise is not one family.
+        except Exception as error:
+            return f"the result is no valid model: {type(error).__name__}: {error}"
+        return died or self._compared(run)
 
     def objection_to(self, path: Path) -> str:
         """Why the model at `path` does not answer as the original does; empty if it does."""
@@ -109,6 +108,14 @@ class Proof:
         except Exception as error:
             return f"the result is no valid model: {type(error).__name__}: {error}"
         return self._deaths(path) or self._compared(run)
+
+    def _deaths_of(self, model: ir.Model) -> str:
+        if not _may_kill([feed for _, feed in self.feeds]):
+            return ""
+        with tempfile.TemporaryDirectory(prefix="edgeai-") as directory:  # another process opens it
+            path = Path(directory) / "candidate.onnx"
+            modelfile.save(model.clone(), Artifact(path))
+            return self._deaths(path)
 
     def _deaths(self, path: Path) -> str:
         deadly = _deadly(path, [feed for _, feed in self.feeds])
@@ -129,10 +136,14 @@ class Proof:
 
 def _deadly(path: Path, feeds: Sequence[Feed]) -> Mapping[Shapes, str]:
     """Shapes with an empty axis at which the model at `path` kills its process, tried in another one."""
-    if all(array.size for feed in feeds for array in feed.values()):
+    if not _may_kill(feeds):
         return {}
     with load(path, ep="cpu") as session:
         return deadly_shapes(session, feeds)
+
+
+def _may_kill(feeds: Sequence[Feed]) -> bool:
+    return not all(array.size for feed in feeds for array in feed.values())
 
 
 def _feeds(signature: Signature, samples: Samples | None) -> list[tuple[str, Feed, bool]]:
@@ -149,13 +160,34 @@ def _feeds(signature: Signature, samples: Samples | None) -> list[tuple[str, Fee
 
 
 def _session(path: Path) -> Run:
+    return _runs(onnxruntime().InferenceSession(str(path), _options(), providers=["CPUExecutionProvider"]))
+
+
+def _session_in_memory(model: ir.Model) -> Run:
+    """Opened as it stands too: what ONNX Runtime's optimizers would hide must not come up in another runtime."""
     ort = onnxruntime()
-    options = ort.SessionOptions()
+    graph, weights = modelfile.in_memory(model)
+    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+    plain, usual = _options(), _options()
+    plain.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    plain.add_session_config_entry("session.disable_prepacking", "1")  # it copies every large weight
+    for options in (plain, usual):
+        options.add_external_initializers(list(weights), values)
+    ort.InferenceSession(graph, plain, providers=["CPUExecutionProvider"])
+    return _runs(ort.InferenceSession(graph, usual, providers=["CPUExecutionProvider"]), values)
+
+
+def _options() -> Any:
+    options = onnxruntime().SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = machine().cores
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return options
 
-    def run(feed: Feed) -> list[Array]:
+
+def _runs(session: Any, weights: Sequence[Any] = ()) -> Run:
+    """`weights` live as long as the session that reads them where they are."""
+
+    def run(feed: Feed, _weights: Sequence[Any] = weights) -> list[Array]:
         return [np.asarray(output) for output in session.run(None, dict(feed))]
 
     return run

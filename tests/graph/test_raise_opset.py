@@ -24,6 +24,20 @@ def test_the_model_is_the_same_in_a_newer_opset(write: Callable[..., Any], keeps
     assert not RaiseOpset(17)(outcome.model).modified, "it never lowers"
 
 
+def test_large_weights_stay_what_and_where_they_are(
+    write: Callable[..., Any], keeps_contract: Callable[..., Any]
+) -> None:
+    weight = np.random.default_rng(0).standard_normal((8, 1024)).astype(np.float32)
+    body = """g (float[n, 8] x) => (float[n, 1024] y, float[1024, 8] t) {
+        h = MatMul(x, w) y = Softmax<axis = 1>(h) t = Transpose(w) }"""
+    artifact = write(body, opset=12, w=weight, unread=weight + 1)
+    model = modelfile.load(artifact.path)
+    outcome = keeps_contract(RaiseOpset(20), artifact, {"x": np.ones((2, 8), np.float32)})
+    assert [value.name for value in outcome.model.graph.inputs] == ["x"]
+    assert list(outcome.model.graph.initializers) == list(model.graph.initializers)
+    np.testing.assert_array_equal(outcome.model.graph.initializers["w"].const_value.numpy(), weight)
+
+
 def test_it_opens_the_way_for_newer_operators(write: Callable[..., Any], tmp_path: Path) -> None:
     body = _GELU.replace("z = Sub(h, m) y = Mul(z, half)", "y = Mul(h, half)").replace(
         "m = ReduceMean<axes = [1]>(h)", ""
