@@ -29,7 +29,7 @@ _QUANTIZABLE = ("portable-separate-qkv", "portable", "attention3d", "separate-qk
 _FORMS_FOR: Mapping[str, tuple[str, ...]] = dict.fromkeys(("int8-weight", "int4-weight"), ("portable", "gqa"))
 
 # What ONNX Runtime has fused if such a node is in the optimized graph and not in the file: the fusion can be
-# switched off, and the kernels of the parts are sometimes the faster ones.
+# switched off, and the kernels of the parts are sometimes the faster ones. Tried in this order.
 FUSIONS: Mapping[str, str] = {
     "SkipLayerNormalization": "SkipLayerNormFusion",
     "EmbedLayerNormalization": "EmbedLayerNormFusion",
@@ -171,6 +171,7 @@ def rescues(plan: Plan) -> list[Plan]:
 def variants(point: Point, fired: Collection[str], cores: int) -> list[Point]:
     """The same file with one setting changed: each fusion that has `fired` switched off, fewer threads, and so on.
 
+    The most promising first, should the time not suffice for all: fewer threads seldom help where a run takes long.
     Threads and memory are the CPU provider's; of another provider the plain session alone is tried.
     """
     if point.provider != "cpu":
@@ -178,14 +179,15 @@ def variants(point: Point, fired: Collection[str], cores: int) -> list[Point]:
     plain = point.settings
     changed = [
         dataclasses.replace(plain, disabled_optimizers=(*plain.disabled_optimizers, name))
-        for name in sorted(set(fired) - set(plain.disabled_optimizers))
+        for name in FUSIONS.values()
+        if name in fired and name not in plain.disabled_optimizers
     ]
     if plain.spinning:
         changed.append(dataclasses.replace(plain, spinning=False))
-    if plain.threads is None:
-        changed += [dataclasses.replace(plain, threads=count) for count in _fewer(cores)]
     if plain.arena:
         changed.append(dataclasses.replace(plain, arena=False))
+    if plain.threads is None:
+        changed += [dataclasses.replace(plain, threads=count) for count in _fewer(cores)]
     return [dataclasses.replace(point, settings=settings) for settings in changed]
 
 

@@ -162,7 +162,7 @@ class _Search:
         """`accepted` and, of the best of them, what its better settings make of it."""
         lab = self._lab
         ahead = [point for point in accepted if self._cost(point) < 1 - NOISE_FLOOR]
-        parents = [*ahead, self._base, *(point for point in accepted if point not in ahead)]
+        parents = [*_one_of_each(ahead), self._base, *(point for point in accepted if point not in ahead)]
         parents = parents[: max(1, self._space.finalists - 1)]
         children = {  # a file for another provider may not even open on the CPU, where fusions are looked for
             parent.name: variants(parent, lab.fired(parent) if parent.provider == "cpu" else (), self._cores)
@@ -302,6 +302,12 @@ class _Search:
             elif not self._judge(other).refused:
                 return other
         return None
+
+
+def _one_of_each(some: Sequence[Point]) -> list[Point]:
+    """The best of each recipe first: what a setting does for one form of it, it does for the others as well."""
+    firsts = {point.plan.recipe: point for point in reversed(some)}.values()
+    return sorted(some, key=lambda point: point not in firsts)
 
 
 def _improves(cost: Cost, usual: Cost) -> bool:

@@ -145,6 +145,18 @@ def test_fusions_are_looked_for_only_where_the_file_runs_on_the_cpu() -> None:
     assert explored.chosen.point.provider == "cuda"
 
 
+def test_settings_are_tried_on_the_best_file_of_each_recipe() -> None:
+    cost = {"int8-static portable": 0.4, "int8-static attention3d": 0.41, "int8-dynamic portable": 0.42}
+
+    class Lab(FakeLab):
+        def fired(self, point: Point) -> Sequence[str]:
+            return ["SkipLayerNormFusion"] if point.plan.recipe == "int8-dynamic" else []
+
+    wanted = [Plan("portable", "int8-static"), Plan("attention3d", "int8-static"), Plan("portable", "int8-dynamic")]
+    explored = found(Lab(cost, factors={"SkipLayerNormFusion off": 0.8}), wanted)
+    assert explored.chosen.name == "int8-dynamic portable, SkipLayerNormFusion off"
+
+
 def test_settings_alone_can_win_where_no_file_does() -> None:
     explored = found(FakeLab({}, factors={"no spinning": 0.8}))
     assert explored.chosen.name == "fp32, no spinning"
@@ -282,10 +294,14 @@ def test_variants_change_one_thing_each() -> None:
     point = Point(Plan("mha"))
     some = variants(point, ["BiasGeluFusion"], 8)
     assert [p.departures for p in some] == [
-        ("BiasGeluFusion off",), ("no spinning",), ("4 threads",), ("2 threads",), ("1 thread",), ("no arena",),
+        ("BiasGeluFusion off",), ("no spinning",), ("no arena",), ("4 threads",), ("2 threads",), ("1 thread",),
     ]  # fmt: skip
-    together = combined(point, [some[0], some[3]])
+    together = combined(point, [some[0], some[4]])
     assert together is not None and together.departures == ("BiasGeluFusion off", "2 threads")
     assert combined(point, some[:1]) is None
     assert variants(dataclasses.replace(point, provider="cuda"), ["BiasGeluFusion"], 8) == []
+    fused = variants(point, ["BiasGeluFusion", "SkipLayerNormFusion"], 1)
+    assert [p.departures for p in fused[:2]] == [("SkipLayerNormFusion off",), ("BiasGeluFusion off",)], (
+        "FUSIONS' order"
+    )
     assert "2 threads" not in [d for p in variants(point, [], 1) for d in p.departures]
