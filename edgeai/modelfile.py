@@ -7,6 +7,7 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -191,24 +192,32 @@ def in_memory(model: ir.Model) -> tuple[bytes, dict[str, Array]]:
         if tensor is None or tensor.nbytes < _APART_BYTES or tensor.dtype not in _NUMPYS_OWN:
             continue
         if not (value.is_graph_input() or value.is_graph_output()):
-            apart[name] = array = np.ascontiguousarray(tensor.numpy())
-            shape = ir.Shape(array.shape)
-            value.const_value = ir.ExternalTensor("", 0, array.nbytes, tensor.dtype, shape=shape, name=name)
+            apart[name] = np.ascontiguousarray(tensor.numpy())
+            value.const_value = None
+    ir.external_data.load_to_model(copy)  # bytes have no directory in which files could be found
+    for name, array in apart.items():
+        kind, shape = ir.DataType.from_numpy(array.dtype), ir.Shape(array.shape)
+        copy.graph.initializers[name].const_value = ir.ExternalTensor("", 0, array.nbytes, kind, shape=shape, name=name)
     with _unstated(copy):
         return ir.to_proto(copy).SerializeToString(), apart
 
 
 def check(path: Path, *, shown_as: Path | None = None) -> None:
     """Raise ModelFormatError unless ONNX Runtime can create a CPU session from the file."""
+    try:
+        onnxruntime().InferenceSession(str(path), plain_options(), providers=["CPUExecutionProvider"])
+    # onnxruntime's exceptions share no base below Exception, and bad bytes also surface as UnicodeDecodeError.
+    except Exception as error:
+        text = str(error).replace(f"Load model from {path} failed:", "")
+        raise ModelFormatError(f"{shown_as or path}: ONNX Runtime cannot open it: {text}") from error
+
+
+def plain_options() -> Any:
+    """`SessionOptions` for seeing that a graph opens as it stands: without a log, optimizers, or copies of weights."""
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.disable_prepacking", "1")  # it copies every large weight
-    try:
-        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    # onnxruntime's exceptions share no base below Exception, and bad bytes also surface as UnicodeDecodeError.
-    except Exception as error:
-        text = str(error).replace(f"Load model from {path} failed:", "")
-        raise ModelFormatError(f"{shown_as or path}: ONNX Runtime cannot open it: {text}") from error
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    return options

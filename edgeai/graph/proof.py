@@ -168,9 +168,7 @@ def _session_in_memory(model: ir.Model) -> Run:
     ort = onnxruntime()
     graph, weights = modelfile.in_memory(model)
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
-    plain, usual = _options(), _options()
-    plain.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    plain.add_session_config_entry("session.disable_prepacking", "1")  # it copies every large weight
+    plain, usual = modelfile.plain_options(), _options()
     for options in (plain, usual):
         options.add_external_initializers(list(weights), values)
     ort.InferenceSession(graph, plain, providers=["CPUExecutionProvider"])

@@ -29,6 +29,7 @@ class RaiseOpset(ir.passes.FunctionalPass):
         if copy.opset_imports.get("", 0) >= self.version:
             return ir.passes.PassResult(copy, modified=False)
         weights = _hide_weights(copy)
+        ir.external_data.load_to_model(copy)  # the checker looks for files in the working directory
         proto = ir.to_proto(copy)
         del proto.graph.value_info[:]  # what the converter adds must not be checked against another opset's shapes
         onnx.checker.check_model(proto)

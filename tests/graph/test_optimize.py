@@ -14,12 +14,31 @@ import pytest
 from edgeai import modelfile
 from edgeai.artifact import Artifact
 from edgeai.errors import ExistsError, InputError, OptimizationError, UsageError
-from edgeai.graph import DEFAULT_PASSES, TARGETS, CleanUp, optimize
+from edgeai.graph import DEFAULT_PASSES, TARGETS, CleanUp, FuseGelu, RaiseOpset, optimize
 from edgeai.samples import Samples
 from edgeai.spec import Axis, Signature, TensorSpec
 
 _MLP = "g (float[n, 8] x) => (float[n, 4] y) { h = MatMul(x, W) i = Identity(h) y = Relu(i) }"
 _W = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
+
+
+def test_weights_beside_the_model_make_no_difference(write: Callable[..., Any], tmp_path: Path) -> None:
+    body = """g (float[n, 64] x) => (float[n, 64] y) { h = MatMul(x, w) i = Identity(h) k = Add(i, b) d = Div(k, r)
+        e = Erf(d) o = Add(e, one) m = Mul(k, o) y = Mul(m, half) }"""
+    sizes = {"w": (64, 64), "b": (64,), "r": (), "one": (), "half": ()}  # 16 KiB, 256 bytes, four
+    values = {"r": 2**0.5, "one": 1, "half": 0.5}
+    weights = {name: np.full(size, values.get(name, 0.1), np.float32) for name, size in sizes.items()}
+    inside = write(body, opset=17, name="inside", **weights)
+    beside = tmp_path / "beside.onnx"
+    ir.save(ir.load(inside.path), beside, external_data="weights", size_threshold_bytes=0)
+    passes = (RaiseOpset(20), CleanUp(), FuseGelu())
+    done = [
+        optimize(one, out=tmp_path / f"o{index}.onnx", passes=passes)
+        for index, one in enumerate((inside, modelfile.open_artifact(beside)))
+    ]
+    first, second = (artifact.lineage[-1].options for artifact in done)
+    assert first == second
+    assert second["passes"] == ["RaiseOpset", "CleanUp", "FuseGelu"]
 
 
 class Log:
