@@ -24,7 +24,6 @@ _MESSAGES: Mapping[str, Mapping[int, str]] = {
     "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor", 23: "SparseTensor"},
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
     "Tensor": {13: "Entry"},
-    "Entry": {},
 }
 _METADATA = 14  # Model.metadata_props
 _NODES = {7: 1, 25: 7}  # Model.graph and Graph.node, Model.functions and Function.node
@@ -41,14 +40,22 @@ def external_files(path: str | Path) -> tuple[str, ...]:
     Raises ModelFormatError if the file is missing or is not a protobuf message. ONNX Runtime's own format (`.ort`)
     carries all its data inside.
     """
+    return tuple(_reach(path))
+
+
+def _reach(path: str | Path) -> dict[str, int]:
+    """`external_files`, and to which byte of each the model's tensors reach, as far as it says so."""
     try:
         with open(path, "rb") as stream:
             if os.fstat(stream.fileno()).st_size == 0:
                 raise ModelFormatError(f"{path}: not an ONNX model (the file is empty)")
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 if _is_ort_format(path, data):
-                    return ()
-                return tuple(dict.fromkeys(_locations(data, 0, len(data), "Model", _DEEPEST)))
+                    return {}
+                found: dict[str, int] = {}
+                for name, end in _external(data, 0, len(data), "Model", _DEEPEST):
+                    found[name] = max(end, found.get(name, 0))
+                return found
     except OSError as error:
         raise ModelFormatError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
@@ -56,13 +63,13 @@ def external_files(path: str | Path) -> tuple[str, ...]:
 
 
 def refuse_outside(path: str | Path) -> tuple[str, ...]:
-    """`external_files`, after checking that each is a plain, singly linked file in the model's directory.
+    """`external_files`, after checking that each is a whole, plain, singly linked file in the model's directory.
 
     Raises UnsafePathError or ModelFormatError naming the file that is not.
     """
-    names = external_files(path)
+    reach = _reach(path)
     directory = Path(path).parent
-    for name in names:
+    for name, end in reach.items():
         parts = Path(name).parts
         if os.path.isabs(name) or ".." in parts or not parts or "\0" in name:
             raise UnsafePathError(f"{path}: refers to {name!r}, which lies outside its directory")
@@ -75,7 +82,12 @@ def refuse_outside(path: str | Path) -> tuple[str, ...]:
         # A second link is a file elsewhere under another name.
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             raise UnsafePathError(f"{path}: refers to {name!r}, which is not a plain file of its own")
-    return names
+        if status.st_size < end:
+            raise ModelFormatError(
+                f"{path}: its data file {name} is cut off: it has {status.st_size:,} of {end:,} bytes",
+                hint="copy it again",
+            )
+    return tuple(reach)
 
 
 def compiled_nodes(path: str | Path) -> tuple[str, ...]:
@@ -113,17 +125,25 @@ def metadata(path: str | Path) -> dict[str, str]:
         return {}
 
 
-def _locations(data: mmap.mmap, start: int, end: int, message: str, depth: int) -> Iterator[str]:
+def _external(data: mmap.mmap, start: int, end: int, message: str, depth: int) -> Iterator[tuple[str, int]]:
+    """Where tensors lie: each location, and the byte after the last."""
     if not depth:
         raise ValueError("messages are nested too deep")
-    inside, strings = _MESSAGES[message], dict[int, bytes]()
+    locations: list[str] = []
+    numbers = {b"offset": 0, b"length": 0}
     for field, begin, stop in _fields(data, start, end):
-        if message == "Entry":
-            strings[field] = data[begin:stop]
-        elif kind := inside.get(field):
-            yield from _locations(data, begin, stop, kind, depth - 1)
-    if strings.get(1) == b"location":
-        yield strings.get(2, b"").decode()
+        kind = _MESSAGES[message].get(field)
+        if kind == "Entry":
+            strings = {number: data[i:j] for number, i, j in _fields(data, begin, stop)}
+            key, value = strings.get(1, b""), strings.get(2, b"")
+            if key == b"location":
+                locations.append(value.decode())
+            elif key in numbers:
+                numbers[key] = int(value)
+        elif kind:
+            yield from _external(data, begin, stop, kind, depth - 1)
+    for location in locations:  # more than one is an attempt to hide one
+        yield location, sum(numbers.values())
 
 
 def _is_ort_format(path: str | Path, data: mmap.mmap) -> bool:

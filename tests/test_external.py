@@ -68,6 +68,15 @@ def test_plain_files_beside_the_model_pass(tmp_path: Path) -> None:
     assert refuse_outside(save(tmp_path / "m.onnx", tensor("sub/w.data"))) == ("sub/w.data",)
 
 
+def test_a_file_that_was_cut_off_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.onnx", tensor("a.data"))
+    (tmp_path / "a.data").write_bytes(bytes(11))
+    with pytest.raises(ModelFormatError, match=r"m\.onnx: its data file a\.data is cut off: it has 11 of 12 bytes"):
+        refuse_outside(path)
+    (tmp_path / "a.data").write_bytes(bytes(12))
+    assert refuse_outside(path) == ("a.data",)
+
+
 @pytest.mark.parametrize("location", ["../w", "/etc/passwd", "a/../../w", "", "nul\0"])
 def test_paths_outside_are_refused(tmp_path: Path, location: str) -> None:
     with pytest.raises(UnsafePathError, match="lies outside its directory"):
