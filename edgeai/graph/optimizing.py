@@ -33,10 +33,10 @@ def optimize(
     Without `passes` they are those of `form` (see `FORMS` and `NARROW_FORMS`), without both those of the target's
     default form. The form `in-place` is what `share_cache` writes, and raises what that does.
 
-    After every pass the model must load and must answer `samples` (if given) and generated feeds of several shapes
-    as `artifact` does, on the CPU provider; a pass whose result does not is rolled back, and the lineage step names
-    it with the reason (`rolled_back`). Passes that write com.microsoft operators are left out (`left_out`) where
-    `target` cannot run those.
+    What comes of them must load and must answer `samples` (if given) and generated feeds of several shapes as
+    `artifact` does, on the CPU provider. If it does not, this is asked after every pass; one whose result does not is
+    rolled back, and the lineage step names it with the reason (`rolled_back`). Passes that write com.microsoft
+    operators are left out (`left_out`) where `target` cannot run those.
 
     Raises UsageError for an unknown target or form, for a form that `target` does not run, and for a model that was
     made for one machine already; ExistsError if `out` is there; OptimizationError if the model cannot be run on any

@@ -1,4 +1,4 @@
-"""Is a rewritten graph still the same model? Asked after every pass, on feeds that the original has answered."""
+"""Is a rewritten graph still the same model? Asked on feeds that the original has answered."""
 
 from __future__ import annotations
 

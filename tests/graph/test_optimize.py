@@ -15,6 +15,7 @@ from edgeai import modelfile
 from edgeai.artifact import Artifact
 from edgeai.errors import ExistsError, InputError, OptimizationError, UsageError
 from edgeai.graph import DEFAULT_PASSES, TARGETS, CleanUp, FuseGelu, RaiseOpset, optimize
+from edgeai.graph.proof import Proof
 from edgeai.samples import Samples
 from edgeai.spec import Axis, Signature, TensorSpec
 
@@ -81,6 +82,17 @@ class OnlyWhenBatched(ir.passes.InPlacePass):
         return value
 
 
+class AddsIdentity(ir.passes.InPlacePass):
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        output = model.graph.outputs[0]
+        tape = ir.tape.Tape()
+        tail = tape.op("Identity", [output])
+        model.graph.extend(tape.nodes)
+        output.name, tail.name = f"{len(model.graph)}_{output.name}", output.name
+        model.graph.outputs[0] = tail
+        return ir.passes.PassResult(model, modified=True)
+
+
 class MakesInvalid(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         next(iter(model.graph)).op_type = "NoSuchOperator"
@@ -139,6 +151,30 @@ def test_a_bad_pass_is_rolled_back_by_name_with_its_reason(
     assert any(line.startswith(f"{name} rolled back: ") for line in log.lines)
     assert options["passes"] == ["CleanUp"], "the passes after it still run, on the graph before it"
     np.testing.assert_array_equal(modelfile.load(done.path).graph.initializers["W"].const_value.numpy(), _W)
+
+
+def test_good_passes_are_proven_together_and_each_alone_where_one_is_bad(
+    write: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    objection = Proof.objection
+
+    def counted(proof: Proof, model: ir.Model) -> str:
+        asked.append(objection(proof, model))
+        return asked[-1]
+
+    monkeypatch.setattr(Proof, "objection", counted)
+    artifact = write(_MLP, W=_W)
+    good = optimize(artifact, out=tmp_path / "good.onnx", passes=(CleanUp(), AddsIdentity(), AddsIdentity()))
+    assert asked == [""]
+    assert good.lineage[-1].options["passes"] == ["CleanUp", "AddsIdentity", "AddsIdentity"]
+    asked.clear()
+    bad = optimize(artifact, out=tmp_path / "bad.onnx", passes=(CleanUp(), ChangesNumbers(), AddsIdentity()))
+    assert [bool(reason) for reason in asked] == [True, False, True, False], "all of them, then one by one"
+    assert bad.lineage[-1].options["passes"] == ["CleanUp", "AddsIdentity"]
+    asked.clear()
+    same = optimize(artifact, out=tmp_path / "same.onnx", passes=())
+    assert asked == [] and same.lineage[-1].options["passes"] == []
 
 
 def test_the_encoder_comes_out_smaller_equal_and_with_its_lineage(
