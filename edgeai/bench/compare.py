@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgeai.bench.report import Report, SubjectResult
+from edgeai.bench.report import Report, SubjectResult, changes_of_speed
 from edgeai.bench.statistics import (
     FASTER,
     NOT_RESOLVED,
@@ -116,6 +116,7 @@ def compare(old: Report, new: Report, *, rules: Sequence[Rule] = (), force: bool
     for when, report in (("old", old), ("new", new)):
         warnings += [f"{when}: the machine was {report.disturbance.verdict}: {e}" for e in report.disturbance.evidence]
         warnings += [f"{when}: interrupted"] * report.interrupted
+        warnings += [f"{when}: {sentence}" for sentence in changes_of_speed(report.subjects, report.workload)]
     missing = {s.name for s in old.subjects} ^ {s.name for s in new.subjects} if len(pairs) != 1 else set()
     warnings += [f"{name} is in one report only" for name in sorted(missing)]
     return Comparison(changes, tuple(broken), tuple(warnings))

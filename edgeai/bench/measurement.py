@@ -132,7 +132,7 @@ def _report(
         finished_at=_timestamp(),
         interrupted=recording.interrupted,
         short=shortfall(results, workload),
-        warnings=doubts(results, inputs=inputs, disturbance=disturbance) + warnings,
+        warnings=doubts(results, workload, inputs=inputs, disturbance=disturbance) + warnings,
         overhead_ns=overhead_ns(),
         disturbance=disturbance,
     )

@@ -20,6 +20,7 @@ from edgeai.bench.limits import Ceilings, Roofline
 from edgeai.bench.loop import Block, WarmUp
 from edgeai.bench.noise import QUIET, Disturbance, Noise
 from edgeai.bench.statistics import (
+    MIN_BLOCKS,
     Estimate,
     Ratio,
     early_stopping,
@@ -39,6 +40,8 @@ SCHEMA = 2
 _MLPERF_SECONDS = 600
 _MLPERF_PERCENT = {"single": 90, "multi": 99, "server": 99}
 _MLPERF_OFFLINE_SAMPLES = 24_576
+# Medians of blocks that lie further apart are not one speed and its noise.
+_ONE_SPEED = 1.1
 
 
 @dataclass(frozen=True)
@@ -225,13 +228,32 @@ def shortfall(results: Sequence[SubjectResult], workload: Workload) -> str:
     return f"{seconds:.3g} s and {count} runs are measured; MLPerf asks for {_MLPERF_SECONDS} s and {needed} runs"
 
 
-def doubts(results: Sequence[SubjectResult], *, inputs: int, disturbance: Disturbance) -> tuple[str, ...]:
+def changes_of_speed(results: Sequence[SubjectResult], workload: Workload) -> list[str]:
+    """Who did not run at one speed, a sentence each; a server's latencies depend on when the queries came."""
+    found = []
+    for result in results:
+        if workload.scenario == "server" or len(result.blocks) < MIN_BLOCKS:
+            continue
+        medians = [float(np.median(times)) / 1e6 for times in result.compared_blocks(workload)]
+        fast, slow = np.quantile(medians, (0.1, 0.9), method="nearest")
+        if slow > _ONE_SPEED * fast:
+            found.append(
+                f"{result.name}: its speed changed while it was measured, from {fast:.3g} to {slow:.3g} ms a run from "
+                "one block to another; compare it only with what ran in turn with it"
+            )
+    return found
+
+
+def doubts(
+    results: Sequence[SubjectResult], workload: Workload, *, inputs: int, disturbance: Disturbance
+) -> tuple[str, ...]:
     """Reasons to read the figures with care, one sentence each."""
     found = [
         f"{result.name}: still not steady when the warm-up's time was over; give it more (warmup_max_seconds)"
         for result in results
         if not result.warm_up.stable
     ]
+    found += changes_of_speed(results, workload)
     found += [f"{result.name}: {sentence}" for result in results for sentence in result.ran.passed_over]
     if inputs == 1:
         found.append("every run had the same input, which flatters caches; give several different samples")

@@ -85,6 +85,16 @@ def test_what_disturbed_either_report_is_told() -> None:
     assert compare(old, new).warnings == ("new: the machine was noisy: it was hot", "new: interrupted")
 
 
+def test_a_speed_that_changed_in_either_report_is_told() -> None:
+    steady, moved = (dataclasses.replace(result("m", []), blocks=blocks_at(times)) for times in ((8, 8), (8, 9)))
+    (told,) = compare(report_of(steady), report_of(moved)).warnings
+    assert told.startswith("new: m: its speed changed while it was measured, from 8 to 9 ms a run")
+
+
+def blocks_at(milliseconds: tuple[int, int]) -> tuple[Block, ...]:
+    return tuple(Block((ms * 1_000_000,) * 5, 0) for ms in milliseconds for _ in range(5))
+
+
 def test_latencies_at_two_rates_say_nothing_about_each_other() -> None:
     capacity = Capacity(10**9, 99, 100.0, None, ())
     old, new = (dataclasses.replace(noisy("m", ns, seed=1), capacity=capacity) for ns in (1e6, 2e6))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edgeai.bench.energy import Energy
 from edgeai.bench.loop import Block
 from edgeai.bench.noise import NOISY, QUIET, Disturbance, Noise
-from edgeai.bench.report import SCHEMA, Report, SubjectResult, doubts, shortfall
+from edgeai.bench.report import SCHEMA, Report, SubjectResult, changes_of_speed, doubts, shortfall
 from edgeai.bench.statistics import FASTER, NOT_RESOLVED, Ratio, statistics
 from edgeai.bench.subject import Phases, Ran
 from edgeai.bench.table import rows
@@ -160,16 +160,33 @@ def test_runs_below_mlperf_s_minimum_say_so() -> None:
 def test_doubts_name_their_reason() -> None:
     steady, shaky = result("steady", [1]), result("shaky", [1], stable=False)
     quiet = Disturbance(QUIET, ())
-    assert doubts([steady], inputs=3, disturbance=quiet) == ()
+    assert doubts([steady], Workload(), inputs=3, disturbance=quiet) == ()
     busy = Disturbance(NOISY, ("the machine was busy before the start (load 1.7 on 2 cores)",))
-    found = doubts([steady, shaky], inputs=1, disturbance=busy)
+    found = doubts([steady, shaky], Workload(), inputs=1, disturbance=busy)
     assert [sentence.split(",")[0] for sentence in found] == [
         "shaky: still not steady when the warm-up's time was over; give it more (warmup_max_seconds)",
         "every run had the same input",
         "the machine was noisy: the machine was busy before the start (load 1.7 on 2 cores)",
     ]
     moved = dataclasses.replace(steady, ran=Ran(("cpu",), {"cpu": 3}, ("cuda does not run here",)))
-    assert doubts([moved], inputs=3, disturbance=quiet) == ("steady: cuda does not run here",)
+    assert doubts([moved], Workload(), inputs=3, disturbance=quiet) == ("steady: cuda does not run here",)
+
+
+def test_a_change_of_speed_is_told() -> None:
+    """Ten blocks; one that is out of line is not a speed, and what was planned with other gaps has many."""
+
+    def at(*speeds_ns: int) -> SubjectResult:
+        blocks = tuple(Block((speed,) * 9, 0) for speed in speeds_ns)
+        return dataclasses.replace(result("m", []), blocks=blocks)
+
+    flipped = at(*[45_000] * 7, *[28_000] * 3)
+    assert changes_of_speed([at(*[45_000] * 9, 28_000)], Workload()) == []
+    assert changes_of_speed([at(*range(100_000, 110_000, 1_000))], Workload()) == []
+    assert changes_of_speed([at(45_000, 28_000)], Workload()) == [], "too few blocks to tell"
+    (told,) = changes_of_speed([flipped], Workload())
+    assert "m: its speed changed while it was measured, from 0.028 to 0.045 ms a run" in told
+    assert changes_of_speed([flipped], Workload(scenario="server", rate=1.0)) == []
+    assert told in doubts([flipped], Workload(), inputs=3, disturbance=Disturbance(QUIET, ()))
 
 
 def test_overlapping_runs_are_counted_and_compared_by_the_wall_clock() -> None:
