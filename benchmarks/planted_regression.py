@@ -93,6 +93,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="measured time of each engine")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
+    if arguments.repeats < 1:
+        parser.error("--repeats must be at least 1: a judge that is never asked is never wrong")
     workload = Workload(
         min_iterations=200, min_seconds=arguments.seconds, warmup_max_seconds=1.0, rounds=50, processes=5
     )

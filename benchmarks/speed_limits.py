@@ -1,14 +1,14 @@
 """How close the forms that won the contests come to what this machine can do, and what takes their time.
 
     python benchmarks/speed_peers.py
-    python benchmarks/speed_limits.py [NAME ...]
+    python benchmarks/speed_limits.py [NAME ...] [--peers PATH]
 
 The fastest of edgeai's forms on the CPU provider, and ONNX Runtime's float session, are made again and profiled node by
 node. The limit of a node is the time that this machine's measured ceilings allow it (`edgeai.roofline`): its
 multiply-adds at the rate of a large product, or its bytes at the rate of the memory or the cache. What else runs on a
 machine only ever slows it, so ceilings, latencies and nodes are measured in turn, round after round, and the best of
-each counts; the slowest round's latency is told beside. Leaves `benchmarks/results/speed_limits.json`; contests that
-are not named stay as they are. Leave the machine alone.
+each counts; the slowest round's latency is told beside. Leaves `speed_limits.json` beside the contests' results;
+contests that are not named stay as they are. Leave the machine alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 from peers.contests import CONTESTS, REFERENCE, Contest, Runner
 from peers.environments import EDGEAI
-from speed_peers import QUICK, RESULTS, made, prepared
+from speed_peers import QUICK, RESULTS, kept, made, prepared
 
 import edgeai
 from edgeai.bench import Workload, benchmark
@@ -36,7 +36,6 @@ from edgeai.runtime.settings import SessionSettings
 from edgeai.samples import Samples
 from edgeai.storage import atomic_text
 
-OUT = RESULTS.with_name("speed_limits.json")
 KINDS = 8
 ROUNDS = 3
 LATENCY = Workload(min_iterations=20, min_seconds=1.0, max_seconds=5.0, warmup_max_seconds=1.0, rounds=1)  # of a round
@@ -48,15 +47,18 @@ def main() -> None:
     names = [contest.name for contest in CONTESTS]
     parser = argparse.ArgumentParser(description="Profile the contests' winners and put them under the roofline.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)} [default: all]")
-    wanted = parser.parse_args().names or names
+    parser.add_argument("--peers", type=Path, default=RESULTS, help="the contests' results")
+    arguments = parser.parse_args()
+    wanted = arguments.names or names
     if unknown := set(wanted) - set(names):
         parser.error(f"there is no contest {', '.join(sorted(unknown))}")
-    held = json.loads(RESULTS.read_text())["contests"]
-    data: Row = json.loads(OUT.read_text()) if OUT.exists() else {"contests": {}}
+    out = arguments.peers.with_name("speed_limits.json")
+    contests, data = (kept(path) or {"contests": {}} for path in (arguments.peers, out))
+    held = contests["contests"]
     for contest in (contest for contest in CONTESTS if contest.name in wanted and contest.name in held):
         data["contests"][contest.name] = looked_at(contest, held[contest.name])
         data["machine"] = to_json(dataclasses.asdict(machine()))
-        atomic_text(OUT, json.dumps(data, indent=1) + "\n", overwrite=True)
+        atomic_text(out, json.dumps(data, indent=1) + "\n", overwrite=True)
     rows = [
         (name, runner, f"{row['p50_ns'] / 1e6:.3f}", f"{row['percent_of_limit']:.0f} %", row["bound"])
         for name, found in data["contests"].items()

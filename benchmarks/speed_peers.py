@@ -5,7 +5,8 @@
 
 The contests and their goals stand in peers/contests.py. Weights are random, so beside each latency stands how far the
 answers are from the float model's. Leaves `benchmarks/results/peers.json`; contests that are there are kept, unless
-named or `--again`. A peer that fails is a row with what it said. Leave the machine alone while it runs.
+named or `--again`. A file has one machine's figures: those of another go to `results/NAME/peers.json`, and get a page
+of their own. A peer that fails is a row with what it said. Leave the machine alone while it runs.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from edgeai.bench.loop import Lane
 from edgeai.bench.statistics import Ratio, ratio_of_medians, statistics
 from edgeai.cli.console import RichProgress, print_table, to_json
 from edgeai.exporting import Source, export, resolve
-from edgeai.machine import machine
+from edgeai.machine import Machine, machine
 from edgeai.metrics import COSINE as COSINE_METRIC
 from edgeai.metrics import METRICS
 from edgeai.probing import axis_names, size_of
@@ -72,7 +73,7 @@ class Materials:
 
 def main() -> None:
     arguments = _arguments()
-    data: Row = json.loads(arguments.json.read_text()) if arguments.json.exists() else {"versions": {}, "contests": {}}
+    data = kept(arguments.json) or {"versions": {}, "contests": {}}
     there = [] if arguments.again else [n for n, one in data["contests"].items() if one["quick"] == arguments.quick]
     wanted = arguments.names or [contest.name for contest in CONTESTS if contest.name not in there]
     for contest in (contest for contest in CONTESTS if contest.name in wanted):
@@ -103,6 +104,19 @@ def _arguments() -> argparse.Namespace:
     if unknown := set(arguments.names) - set(names):
         parser.error(f"there is no contest {', '.join(sorted(unknown))}")
     return arguments
+
+
+def kept(path: Path) -> Row | None:
+    """What is there, to be added to; None if nothing is. SystemExit if another machine measured it."""
+    if not path.exists():
+        return None
+    data: Row = json.loads(path.read_text())
+    if (other := Machine(**data["machine"]).fingerprint) != machine().fingerprint:
+        place = path.parent / "NAME" / path.name
+        raise SystemExit(
+            f"{path} was measured on another machine ({other}): write to a folder beside it, such as {place}"
+        )
+    return data
 
 
 def held(contest: Contest, versions: dict[str, Any], *, quick: bool) -> Row:

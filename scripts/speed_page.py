@@ -1,4 +1,7 @@
-"""Write docs/speed.md and its plots from benchmarks/results. A test compares; run this after `make bench`."""
+"""Write docs/speed.md and its plots from benchmarks/results. A test compares; run this after `make bench`.
+
+Figures of another machine stand in a folder of benchmarks/results, and have a page of their own: docs/speed-FOLDER.md.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import html
 import json
 import statistics
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,6 @@ from pages import machine_line, table
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "speed.md"
-PLOTS = ROOT / "docs" / "speed"
 RESULTS = ROOT / "benchmarks" / "results"
 OURS, OTHERS, INK = "#2f7ed8", "#a3a9b1", "#7d8590"  # seen on white as on black
 ROW, LABEL, BAR, FIGURE = 22, 290, 330, 80  # pixels of a plot
@@ -26,26 +29,54 @@ Lines = Iterator[str]
 HEAD = """\
 # Speed, measured
 
-Written by `scripts/speed_page.py` from `benchmarks/results/*.json`: no figure here is typed by hand. Intervals are 95 %
-bootstrap intervals where nothing else is said. `make bench` holds the contests with other tools again; each other
-section names the command that measures it."""
+Written by `scripts/speed_page.py` from `benchmarks/results/{files}`: no figure here is typed by hand. Intervals are
+95 % bootstrap intervals where nothing else is said. `make bench` holds the contests with other tools again; each other
+section names the command that measures it.{others}"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One machine's results, and the page that is made of them."""
+
+    results: Path
+    page: Path = PAGE
+
+    @property
+    def plots(self) -> Path:
+        return self.page.with_suffix("")
+
+    def result(self, name: str) -> Row | None:
+        """What `name`.json says; None if it is not there."""
+        path = self.results / f"{name}.json"
+        found: Row | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return found
 
 
 def pages(results: Path = RESULTS) -> dict[Path, str]:
-    """The page and its plots, by their places: a section for each result that is there."""
+    """The pages and their plots, by their places: a section for each result that is there."""
+    folders = sorted(path.parent for path in results.glob("*/peers.json"))
+    others = [Place(folder, PAGE.with_stem(f"{PAGE.stem}-{folder.name}")) for folder in folders]
+    links = "".join(f"\nOn another machine: [{one.results.name}]({one.page.name})." for one in others)
+    found = _page(Place(results), HEAD.format(files="*.json", others=links))
+    back = f"\nThe other page: [{PAGE.stem}]({PAGE.name})."
+    for one in others:
+        found |= _page(one, HEAD.format(files=f"{one.results.name}/*.json", others=back))
+    return found
+
+
+def _page(place: Place, head: str) -> dict[Path, str]:
     found: dict[Path, str] = {}
-    parts = [HEAD]
+    parts = [head]
     for name, (title, about, section) in SECTIONS.items():
-        path = results / f"{name}.json"
-        if path.exists():
-            data = json.loads(path.read_text(encoding="utf-8"))
-            parts.append("\n".join([f"## {title}\n\n{about} {machine_line(data)}\n", *section(data, results)]).rstrip())
+        if data := place.result(name):
+            parts.append("\n".join([f"## {title}\n\n{about} {machine_line(data)}\n", *section(data, place)]).rstrip())
             if name == "peers":
-                found |= {PLOTS / f"{contest}.svg": plot(contest, held) for contest, held in data["contests"].items()}
-    return {PAGE: "\n\n".join(parts) + "\n"} | found
+                contests = data["contests"].items()
+                found |= {place.plots / f"{contest}.svg": plot(contest, held) for contest, held in contests}
+    return {place.page: "\n\n".join(parts) + "\n"} | found
 
 
-def _peers(data: Row, results: Path) -> Lines:
+def _peers(data: Row, place: Place) -> Lines:
     contests = data["contests"]
     if any(held["quick"] for held in contests.values()):
         yield "**A trial run of small models: no figure here is a result.**\n"
@@ -58,10 +89,11 @@ def _peers(data: Row, results: Path) -> Lines:
             yield from _of_any_precision(name, goal["against"], rows)
         else:
             yield from _closer(name, goal, rows)
-    limits = results / "speed_limits.json"
-    looked_at = json.loads(limits.read_text(encoding="utf-8"))["contests"] if limits.exists() else {}
+    limits = place.result("speed_limits")
+    looked_at = limits["contests"] if limits else {}
     for name, held in contests.items():
-        yield f"\n### {name}\n\n`{held['model']}`, {held['about']}; batch 1.\n\n![Median latencies](speed/{name}.svg)\n"
+        yield f"\n### {name}\n\n`{held['model']}`, {held['about']}; batch 1.\n"
+        yield f"![Median latencies]({place.plots.name}/{name}.svg)\n"
         yield from table(
             ("", "p50 ms (95 %)", "MB", "cosine to float", "CPU ms", "first answer s"),
             [_runner(*row) for row in held["rows"].items()],
@@ -155,7 +187,7 @@ def _form(name: str, row: Row) -> tuple[str, ...]:
     return name, f"{p50} ({slowest})", limit, percent, row["bound"], ", ".join(kinds)
 
 
-def _planted(data: Row, _: Path) -> Lines:
+def _planted(data: Row, _: Place) -> Lines:
     words = {"bench": "`edgeai bench A B`, interleaved", "compare": f"`edgeai compare`, rule `{data['rule']}`, apart"}
     rows = [
         (words[judge], *(f"{counts[share]} of {data['repeats']}" for share in ("0%", "10%")))
@@ -164,7 +196,7 @@ def _planted(data: Row, _: Path) -> Lines:
     yield from table(("judge", "wrong with nothing planted", "wrong with 10 % planted"), rows)
 
 
-def _tuning(data: Row, _: Path) -> Lines:
+def _tuning(data: Row, _: Place) -> Lines:
     tuned, swept = data["tuned"], data["swept"]
     rows = [
         ("`edgeai tune`", tuned["chosen"], f"{tuned['seconds']:.0f}", f"{tuned['p50_ns'] / 1e6:.3f}"),
@@ -179,7 +211,7 @@ def _tuning(data: Row, _: Path) -> Lines:
     yield f"\nTuned over swept: {ratio}; share of the time {data['share_of_the_time']:.2f}."
 
 
-def _overhead(data: Row, _: Path) -> Lines:
+def _overhead(data: Row, _: Place) -> Lines:
     words = {
         "run": "`Session.run`, over `InferenceSession.run`",
         "run_bound": "`Session.run_bound`, over the same",
@@ -203,7 +235,7 @@ def _overhead(data: Row, _: Path) -> Lines:
     yield from table(("small convolutions on all cores, ms between runs", "`InferenceSession`", "`Session`"), rows)
 
 
-def _batching(data: Row, _: Path) -> Lines:
+def _batching(data: Row, _: Place) -> Lines:
     rows = [
         (f"{kind}, {who}", f"{row['per_second']:,.0f}", f"{row['p50_ms']:g}", f"{row['p99_ms']:g}", _gain(found, who))
         for kind, found in data["texts"].items()
@@ -284,6 +316,6 @@ def plot(contest: str, held: Row) -> str:
 
 
 if __name__ == "__main__":
-    for place, text in pages().items():
-        place.parent.mkdir(exist_ok=True)
-        place.write_text(text, encoding="utf-8")
+    for path, written in pages().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(written, encoding="utf-8")

@@ -25,23 +25,22 @@ def test_the_page_is_the_results(script: Callable[[str], ModuleType]) -> None:
     assert script("quantization_page").render() == text, "run: python scripts/quantization_page.py"
 
 
-def test_the_page_of_speed_and_its_plots_are_the_results(script: Callable[[str], ModuleType]) -> None:
-    page = script("speed_page")
-    found = page.pages()
-    assert len(found) > 1
+def test_the_pages_of_speed_and_their_plots_are_the_results(script: Callable[[str], ModuleType]) -> None:
+    found = script("speed_page").pages()
+    docs = {*(ROOT / "docs").glob("speed*.md"), *(ROOT / "docs").glob("speed*/*")}
+    assert set(found) == docs
     for place, text in found.items():
         assert place.read_text(encoding="utf-8") == text, "run: python scripts/speed_page.py"
         if place.suffix == ".svg":
             assert ElementTree.fromstring(text).tag.endswith("svg")
-            assert f"](speed/{place.name})" in found[page.PAGE]
-    assert {place.name for place in page.PLOTS.iterdir()} == {place.name for place in found if place.suffix == ".svg"}
+            assert f"]({place.parent.name}/{place.name})" in found[place.parent.with_suffix(".md")]
 
 
 def test_the_page_of_speed_tells_of_failures_trials_and_tuning(
     tmp_path: Path, script: Callable[[str], ModuleType]
 ) -> None:
     page = script("speed_page")
-    assert page.pages(tmp_path) == {page.PAGE: page.HEAD + "\n"}
+    assert page.pages(tmp_path) == {page.PAGE: page.HEAD.format(files="*.json", others="") + "\n"}
     machine = {"cpu": "a processor", "cores": 2, "features": ["avx2"], "versions": {"onnxruntime": "1.31.1"}}
     row = {
         "failed": None, "p50_ns": 2_000_000, "interval_ns": [1_900_000, 2_100_000], "bytes": 1000, "cosine": 0.95,
@@ -79,7 +78,7 @@ def test_the_page_of_speed_tells_of_failures_trials_and_tuning(
         "Tuned over swept: 1.010 (0.990..1.020); share of the time 0.10.",
     ):
         assert line in pages[page.PAGE].splitlines()
-    plot = ElementTree.fromstring(pages[page.PLOTS / "m.svg"])
+    plot = ElementTree.fromstring(pages[page.Place(tmp_path).plots / "m.svg"])
     assert [text.text for text in plot.iter() if text.tag.endswith("text")] == [
         "m: median of one row, ms",
         "edgeai y",
@@ -87,6 +86,27 @@ def test_the_page_of_speed_tells_of_failures_trials_and_tuning(
         "b & c",
         "2",
     ]
+
+
+def test_another_machine_has_a_page_of_its_own(tmp_path: Path, script: Callable[[str], ModuleType]) -> None:
+    page = script("speed_page")
+    goal = {"edgeai": None, "against": "b", "ratio": None, "rounds": 0, "factor": 1.5, "met": "no"}
+    row = {"failed": "it fell over"} | {"cosine": None}
+    fast = {
+        "failed": None, "p50_ns": 1, "interval_ns": [1, 1], "bytes": 1, "cosine": 1.0, "cpu_ns": 1,
+        "first_answer_seconds": 1, "round_medians_ns": [1],
+    }  # fmt: skip
+    for folder, cpu in ((tmp_path, "here"), (tmp_path / "there", "elsewhere")):
+        folder.mkdir(exist_ok=True)
+        machine = {"cpu": cpu, "cores": 2, "features": [], "versions": {"onnxruntime": "1"}}
+        contest = {"model": "m", "about": "one", "quick": False, "goals": [goal], "rows": {"b": row, "edgeai": fast}}
+        (folder / "peers.json").write_text(json.dumps({"machine": machine, "versions": {}, "contests": {"m": contest}}))
+    pages = page.pages(tmp_path)
+    other = page.PAGE.with_name("speed-there.md")
+    assert set(pages) == {page.PAGE, ROOT / "docs/speed/m.svg", other, ROOT / "docs/speed-there/m.svg"}
+    assert "(speed-there.md)" in pages[page.PAGE] and "(speed.md)" in pages[other]
+    for text, cpu, plots in ((pages[page.PAGE], "here", "speed"), (pages[other], "elsewhere", "speed-there")):
+        assert f"{cpu}, 2 cores" in text and f"]({plots}/m.svg)" in text
 
 
 def test_a_section_stands_for_each_result_that_is_there(tmp_path: Path, script: Callable[[str], ModuleType]) -> None:

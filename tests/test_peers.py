@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from edgeai.bench import Workload
 from edgeai.bench.interleave import Recording, interleave
 from edgeai.bench.limits import Ceilings, NodeCost
 from edgeai.bench.loop import Block, WarmUp
+from edgeai.machine import machine
 from edgeai.metrics import METRICS
 from edgeai.progress import SILENT
 from edgeai.samples import Samples
@@ -285,6 +287,20 @@ def test_a_goal_against_a_peer_that_failed_is_not_met(benchmarks: None) -> None:
     far = {"peer": {"failed": None, "cosine": 1.0}, "edgeai": {"failed": None, "cosine": 0.5}}
     assert contender(goal, far, Recording()) is None
     assert judged(goal, far, None, Recording())["met"] == "no: no answer of edgeai's has a cosine of 0.990"
+
+
+def test_figures_of_two_machines_are_not_mixed(benchmarks: None, tmp_path: Path) -> None:
+    from speed_peers import kept
+
+    path = tmp_path / "peers.json"
+    assert kept(path) is None
+    here = dataclasses.asdict(machine())
+    path.write_text(json.dumps({"machine": here, "contests": {"mlp": {}}}))
+    found = kept(path)
+    assert found is not None and found["contests"] == {"mlp": {}}
+    path.write_text(json.dumps({"machine": here | {"cpu": "another"}, "contests": {}}))
+    with pytest.raises(SystemExit, match="peers.json was measured on another machine .*another.*a folder beside it"):
+        kept(path)
 
 
 def test_every_goal_is_against_a_runner_of_its_contest(benchmarks: None) -> None:

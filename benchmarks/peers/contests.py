@@ -11,6 +11,8 @@ REFERENCE = "ONNX Runtime fp32"
 COSINE = 0.99
 CALIBRATION = 32  # random feeds: the weights are random too
 SEQUENCE = 128
+NNCF = "OpenVINO NNCF int8"
+NNCF_BF16 = f"{NNCF}, bf16"
 HELP = {"help": True}  # past what ONNX Runtime's dynamic quantizer fails on: common/helped.py
 
 
@@ -81,10 +83,22 @@ OPTIMIZED = Runner(f"{EDGEAI} fp32", EDGEAI, "session", "rewritten", {"form": "m
 UNFUSED = {"disabled_optimizers": ["SkipLayerNormFusion"]}
 
 
-def _nncf(transformer: bool) -> Runner:
-    return Runner(
-        "OpenVINO NNCF int8", "openvino", "compiled", "nncf-openvino", {"transformer": transformer},
-        {"precision": "f32"},
+def _nncf(transformer: bool) -> tuple[Runner, ...]:
+    """What stays float computed in float32, and in bfloat16, for which some CPUs have instructions."""
+    return tuple(
+        Runner(name, "openvino", "compiled", "nncf-openvino", {"transformer": transformer}, {"precision": precision})
+        for name, precision in ((NNCF, "f32"), (NNCF_BF16, "bf16"))
+    )
+
+
+def _on_openvino(name: str, recipe: Mapping[str, object]) -> tuple[Runner, ...]:
+    """The same on edgeai's side."""
+    return tuple(
+        Runner(
+            f"{EDGEAI} {name}, OpenVINO provider{told}", "openvino_provider", "session", "recipe", recipe,
+            {"precision": precision}, maker=EDGEAI,
+        )
+        for told, precision in (("", "f32"), (", bf16", "bf16"))
     )  # fmt: skip
 
 
@@ -122,7 +136,7 @@ CONTESTS = (
         BFLOAT,
         Runner("ONNX Runtime quantize_dynamic", "onnxruntime", "session", "dynamic", HELP),
         Runner("optimum avx2 dynamic", "optimum", "session", "dynamic", {"target": "avx2", **HELP}),
-        _nncf(transformer=True),
+        *_nncf(transformer=True),
         OPTIMIZED,
         *(
             _edgeai(f"int8-dynamic {form}{told}", _recipe("int8-dynamic", form), **settings)
@@ -130,13 +144,13 @@ CONTESTS = (
             for told, settings in (("", {}), (", not fused", UNFUSED))
         ),
         _edgeai("int8-static attention3d, not fused", _recipe("int8-static", "attention3d"), **UNFUSED),
-        Runner(
-            f"{EDGEAI} int8-static-products, OpenVINO provider", "openvino_provider", "session", "recipe",
-            _recipe("int8-static", "portable-separate-qkv", scope="products", embeddings=False), maker=EDGEAI,
+        *_on_openvino(
+            "int8-static-products",
+            _recipe("int8-static", "portable-separate-qkv", scope="products", embeddings=False),
         ),
         BUILT_LONG,
     ), (
-        Goal("OpenVINO NNCF int8", 1.05), Goal("PyTorch eager", 6.0), Goal("ONNX Runtime quantize_dynamic", 1.3),
+        Goal(NNCF, 1.05), Goal(NNCF_BF16, 1.05), Goal("PyTorch eager", 6.0), Goal("ONNX Runtime quantize_dynamic", 1.3),
     )),
     Contest("resnet", "resnet:base", "one image of 224x224", (
         *PYTORCH,
@@ -144,27 +158,19 @@ CONTESTS = (
         BFLOAT,
         Runner("ONNX Runtime quantize_static", "onnxruntime", "session", "tuned", {"method": "MinMax"}),
         Runner("optimum avx2 static", "optimum", "session", "static", {"target": "avx2"}),
-        _nncf(transformer=False),
+        *_nncf(transformer=False),
         Runner(
             "OpenVINO on edgeai's int8", "openvino", "compiled", "recipe", _CORRECTED,
             {"precision": "f32"}, maker=EDGEAI,
         ),
         OPTIMIZED,
         _edgeai("int8-static", _CORRECTED),
-        Runner(
-            f"{EDGEAI} int8-static, OpenVINO provider", "openvino_provider", "session", "recipe", _CORRECTED,
-            maker=EDGEAI,
-        ),
-        *(
-            Runner(
-                f"{EDGEAI} int8-static-products{told}, OpenVINO provider", "openvino_provider", "session", "recipe",
-                recipe, maker=EDGEAI,
-            )
-            for told, recipe in (("", _PRODUCTS), (" within 0.8 %", _WITHIN))
-        ),
+        *_on_openvino("int8-static", _CORRECTED),
+        *_on_openvino("int8-static-products", _PRODUCTS),
+        *_on_openvino("int8-static-products within 0.8 %", _WITHIN),
         _edgeai("int8-static, uint8 weights", _recipe("int8-static", weight_type="uint8")),
         BUILT,
-    ), (Goal("OpenVINO NNCF int8", 1.0), Goal(REFERENCE, 2.5))),
+    ), (Goal(NNCF, 1.0), Goal(NNCF_BF16, 1.0), Goal(REFERENCE, 2.5))),
     Contest("gpt-decode", "gpt:base", f"one token after {SEQUENCE}", _decoder(prompt=True), (
         Goal("llama.cpp Q4_0", 1.2, f"{EDGEAI} int4"), Goal("llama.cpp Q8_0", 1.2, f"{EDGEAI} int8"),
     )),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -13,13 +14,17 @@ sys.path.append(str(Path(__file__).parents[3]))
 import edgeai
 
 
-def session(source: Path) -> Run:
-    """For the latency of one caller; floats stay floats. The provider would take eight threads on any machine."""
+def session(source: Path, *, precision: str = "f32") -> Run:
+    """For the latency of one caller, what is not integer in `f32` or `bf16`.
+
+    The provider would take eight threads on any machine.
+    """
+    properties = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     options = {
         "device_type": "CPU",
         "precision": "ACCURACY",
         "num_of_threads": len(os.sched_getaffinity(0)),
-        "load_config": '{"CPU": {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}}',
+        "load_config": json.dumps({"CPU": properties}),
     }
     opened = edgeai.load(source, ep="openvino", options={"openvino": options})
     first = opened.signature.output_names[0]
