@@ -4,7 +4,7 @@
 
 That build brings its own onnxruntime, so it gets a virtual environment of its own (`build/openvino-provider`, made and
 filled from the package index where it is not there yet), in which this file runs again without torch and onnx. Leaves
-`benchmarks/results/openvino_provider.json`; exit code 1 if a check failed. Nothing is timed.
+`benchmarks/results/openvino_provider.json`; exit code 1 if a check failed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import venv
 from collections.abc import Callable
 from pathlib import Path
@@ -79,7 +80,9 @@ def contains(text: str, *words: str) -> str:
 def checks(models: Path) -> dict[str, Callable[[], str]]:
     """Each returns what it found, or raises AssertionError."""
     import edgeai
+    from edgeai.machine import machine, usable_cores
     from edgeai.runtime.providers import available, resolve
+    from edgeai.runtime.settings import SessionSettings
 
     shapes = {"mlp": (3, 8), "cnn": (2, 3, 16, 16), "mixed": (6,), "left": (6,)}
     feeds = {
@@ -142,6 +145,28 @@ def checks(models: Path) -> dict[str, Callable[[], str]]:
             assert np.allclose(one, two, atol=1e-5), float(np.abs(one - two).max())
             return "opens here, equal answers"
 
+    def threads() -> str:
+        many = {"x": np.ones((2000, 3, 16, 16), np.float32)}
+        busy = {}
+        for count in (1, 2):
+            with load("cnn", settings=SessionSettings(threads=count), options={}) as session:
+                session.run(many)
+                wall, cpu = time.perf_counter(), time.process_time()
+                for _ in range(20):
+                    session.run(many)
+                busy[count] = (time.process_time() - cpu) / (time.perf_counter() - wall)
+        assert busy[1] < 1.2 and (usable_cores() < 2 or busy[2] > 1.4), busy
+        return f"with one thread {busy[1]:.2f} cores are busy, with two {busy[2]:.2f}"
+
+    def bfloat16() -> str:
+        if "avx512_bf16" not in machine().features:
+            return "not asked: this CPU has no instructions for it"
+        with load("mlp", settings=SessionSettings(bfloat16=True), options={}) as lower, load("mlp") as usual:
+            one, two = (session.run(feeds["mlp"])["y"] for session in (lower, usual))
+            apart = float(np.abs(one - two).max() / np.abs(two).max())
+            assert 1e-4 < apart < 3e-2, apart
+            return f"answers {apart:.1e} of the largest value apart"
+
     def silent() -> str:
         code = f"import edgeai; edgeai.load({str(models / 'cnn.onnx')!r}, ep='openvino').close()"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
@@ -173,6 +198,8 @@ def checks(models: Path) -> dict[str, Callable[[], str]]:
             refusal(lambda: edgeai.load(models / "mlp.onnx", ep="cuda")), "onnxruntime-openvino", "built without it"
         ),
         "compiled ahead, or refused with a reason": compiled,
+        "the session's threads reach it": threads,
+        "the session's bfloat16 reaches it": bfloat16,
         "nothing on stdout": silent,
     }
 

@@ -48,7 +48,7 @@ def compile(
         )
     refuse_existing(out, overwrite)
     refuse_outside(path)
-    chosen = parse_options(name, options)
+    chosen, settings = parse_options(name, options), settings or SessionSettings()
     refuse_unavailable(name)
     stamp = Artifact.from_metadata(path, metadata(path))
     made_for = MadeFor(
@@ -57,13 +57,13 @@ def compile(
     step = Step("compile", {"ep": name, **chosen.to_ort()}, versions(), sha256(path))
     artifact = stamp.after(step, out)
     with atomic_file(out, overwrite=overwrite) as temporary:
-        with prepared(chosen, path) as values:
-            _compile(path, temporary, name, values, settings or SessionSettings())
+        with prepared(chosen, path, settings) as values:
+            _compile(path, temporary, name, values, settings)
         there = metadata(temporary)
         texts = artifact.metadata() | {MADE_FOR_KEY: made_for.to_json()}
         # A signature that came along with the graph is not written twice; lineage is, and the last one counts.
         _append(temporary, {key: text for key, text in texts.items() if key != SIGNATURE_KEY or key not in there})
-        _refuse_unopenable(temporary, path, name, chosen, settings or SessionSettings())
+        _refuse_unopenable(temporary, path, name, chosen, settings)
         remember(temporary)
     return artifact
 

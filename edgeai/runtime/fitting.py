@@ -15,21 +15,25 @@ from edgeai.ort import onnxruntime
 from edgeai.runtime.engine_cache import cached_engines, cuda_environment
 from edgeai.runtime.providers import (
     CudaOptions,
+    OpenvinoOptions,
     ProviderOptions,
     TensorrtOptions,
     TensorrtRtxOptions,
 )
+from edgeai.runtime.settings import SessionSettings
 from edgeai.spec import Signature
 
 _RECORDING = ("enable_cuda_graph", "trt_cuda_graph_enable")  # ONNX Runtime's keys
 
 
 @contextlib.contextmanager
-def prepared(options: ProviderOptions, model: Path) -> Iterator[dict[str, str]]:
-    """The options as ONNX Runtime takes them, while it makes the session of `model`.
+def prepared(options: ProviderOptions, model: Path, settings: SessionSettings) -> Iterator[dict[str, str]]:
+    """The options as ONNX Runtime takes them, while it makes the session of `model` with `settings`.
 
     Raises UnsafePathError if the directory of cached engines belongs to somebody else.
     """
+    if isinstance(options, OpenvinoOptions):
+        options = options.within(threads=settings.threads, bfloat16=settings.bfloat16)
     if not isinstance(options, CudaOptions | TensorrtOptions | TensorrtRtxOptions):
         yield options.to_ort()
         return

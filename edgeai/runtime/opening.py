@@ -96,7 +96,9 @@ def _create_on(names: list[str], path: Path, options: Mapping[str, ProviderOptio
     ort.set_default_logger_severity(4)  # a provider that fails to load logs outside the session
     rest: list[tuple[str, dict[str, str]]] = [] if "cpu" in names else [(PROVIDERS["cpu"].ort_name, {})]
     with contextlib.ExitStack() as held:
-        values = [(PROVIDERS[one].ort_name, held.enter_context(prepared(options[one], path))) for one in names]
+        values = [
+            (PROVIDERS[one].ort_name, held.enter_context(prepared(options[one], path, settings))) for one in names
+        ]
         try:
             session = ort.InferenceSession(
                 str(path),

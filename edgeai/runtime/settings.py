@@ -71,6 +71,8 @@ class SessionSettings:
     With `spinning`, threads wait busily for each other and for the next run, 0.2 ms at most, and then sleep; without it
     they sleep at once, which saves power and costs latency. `arena` keeps freed memory for the next run, and `shrink`
     says when it goes back to the system: after a burst of large inputs, after every run, or never.
+    `bfloat16` lets float32 products be computed in bfloat16 where the CPU has instructions for it: on ARM by the CPU
+    provider, and by OpenVINO's CPU device, which takes `threads` from here as well. Elsewhere it changes nothing.
     `non_finite` says what happens to NaN and infinity: inputs and outputs pass as they are, are warned of, or are
     refused; the last two look at every element of every run.
     `disabled_optimizers` and `config` take ONNX Runtime's own names; `config` has the last word over the other fields.
@@ -85,6 +87,7 @@ class SessionSettings:
     config: Mapping[str, str] = field(default_factory=dict)
     shrink: Shrink = "burst"
     non_finite: NonFinite = "pass"
+    bfloat16: bool = False
 
     def __post_init__(self) -> None:
         refuse_below("session settings: threads", 1, self.threads)
@@ -123,6 +126,7 @@ class SessionSettings:
             "session.intra_op.allow_spinning": str(int(self.spinning)),
             "session.intra_op.spin_duration_us": _SPIN_US,
             "session.record_ep_graph_assignment_info": "1",
+            **({"mlas.enable_gemm_fastmath_arm64_bfloat16": "1"} if self.bfloat16 else {}),
             **self.config,
         }
         for key, value in config.items():

@@ -45,6 +45,11 @@ FUSIONS: Mapping[str, str] = {
 }
 
 
+# The CPU's features with which a provider multiplies float32 in bfloat16, if it may.
+_BFLOAT16: Mapping[str, frozenset[str]] = {"cpu": frozenset({"bf16"}), "openvino": frozenset({"avx512_bf16"})}
+_WITH_THREADS = ("cpu", "openvino")
+
+
 @dataclass(frozen=True)
 class Plan:
     """A model file: the form of its graph (None: as it came), and the recipe of its weights (None: float).
@@ -97,6 +102,11 @@ class Point:
         return ", ".join((self.plan.name, *self.departures))
 
     @property
+    def is_lossy(self) -> bool:
+        """May its answers differ from the float session's on the CPU by more than rounding?"""
+        return self.plan.is_lossy or self.provider != "cpu" or self.settings.bfloat16
+
+    @property
     def departures(self) -> tuple[str, ...]:
         """What is not as a plain CPU session has it, in words."""
         found = [] if self.provider == "cpu" else [self.provider]
@@ -105,6 +115,7 @@ class Point:
             found.append(f"{self.settings.threads} thread{'s' if self.settings.threads > 1 else ''}")
         found += [] if self.settings.spinning else ["no spinning"]
         found += [] if self.settings.arena else ["no arena"]
+        found += ["bfloat16"] if self.settings.bfloat16 else []
         return (*found, *(f"{key}={value}" for key, value in self.settings.config.items()))
 
 
@@ -168,25 +179,27 @@ def rescues(plan: Plan) -> list[Plan]:
     return [*others, dataclasses.replace(plan, in_budget=True, observer=None)]
 
 
-def variants(point: Point, fired: Collection[str], cores: int) -> list[Point]:
+def variants(point: Point, fired: Collection[str], cores: int, features: Collection[str] = ()) -> list[Point]:
     """The same file with one setting changed: each fusion that has `fired` switched off, fewer threads, and so on.
 
     The most promising first, should the time not suffice for all: fewer threads seldom help where a run takes long.
-    Threads and memory are the CPU provider's; of another provider the plain session alone is tried.
+    Fusions, spinning and memory are the CPU provider's. `features` are the CPU's.
     """
-    if point.provider != "cpu":
-        return []
     plain = point.settings
-    changed = [
-        dataclasses.replace(plain, disabled_optimizers=(*plain.disabled_optimizers, name))
-        for name in FUSIONS.values()
-        if name in fired and name not in plain.disabled_optimizers
-    ]
-    if plain.spinning:
-        changed.append(dataclasses.replace(plain, spinning=False))
-    if plain.arena:
-        changed.append(dataclasses.replace(plain, arena=False))
-    if plain.threads is None:
+    changed = []
+    if not plain.bfloat16 and not _BFLOAT16.get(point.provider, frozenset()).isdisjoint(features):
+        changed.append(dataclasses.replace(plain, bfloat16=True))
+    if point.provider == "cpu":
+        changed += [
+            dataclasses.replace(plain, disabled_optimizers=(*plain.disabled_optimizers, name))
+            for name in FUSIONS.values()
+            if name in fired and name not in plain.disabled_optimizers
+        ]
+        if plain.spinning:
+            changed.append(dataclasses.replace(plain, spinning=False))
+        if plain.arena:
+            changed.append(dataclasses.replace(plain, arena=False))
+    if point.provider in _WITH_THREADS and plain.threads is None:
         changed += [dataclasses.replace(plain, threads=count) for count in _fewer(cores)]
     return [dataclasses.replace(point, settings=settings) for settings in changed]
 
@@ -203,6 +216,7 @@ def combined(point: Point, better: Sequence[Point]) -> Point | None:
             spinning=settings.spinning and other.settings.spinning,
             arena=settings.arena and other.settings.arena,
             threads=settings.threads or other.settings.threads,
+            bfloat16=settings.bfloat16 or other.settings.bfloat16,
         )
     return dataclasses.replace(point, settings=settings)
 

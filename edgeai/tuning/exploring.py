@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -88,13 +88,16 @@ class Explored:
 
 
 def explore(
-    wanted: Sequence[Plan], lab: Laboratory, space: Space, *, cores: int, reserve: float = 0.0, words: Words = TIME
-) -> Explored:
+    wanted: Sequence[Plan], lab: Laboratory, space: Space, *, cores: int, features: Collection[str] = (),
+    reserve: float = 0.0, words: Words = TIME,
+) -> Explored:  # fmt: skip
     """Search among `wanted` and the settings of the best. `reserve` seconds are kept for the last measurement.
+
+    `cores` and `features` are the CPU's: settings that they rule out are not tried.
 
     The baseline is measured in every round and kept unless something else was shown to be better.
     """
-    search = _Search(lab, space, cores, reserve, words)
+    search = _Search(lab, space, cores, features, reserve, words)
     search.add(wanted)
     accepted = search.files()
     if space.settings:
@@ -105,8 +108,11 @@ def explore(
 class _Search:
     """What is known so far, by the names of points, in the order in which they came up."""
 
-    def __init__(self, lab: Laboratory, space: Space, cores: int, reserve: float, words: Words) -> None:
-        self._lab, self._space, self._cores, self._reserve, self._words = lab, space, cores, reserve, words
+    def __init__(
+        self, lab: Laboratory, space: Space, cores: int, features: Collection[str], reserve: float, words: Words
+    ) -> None:
+        self._lab, self._space, self._reserve, self._words = lab, space, reserve, words
+        self._cores, self._features = cores, features
         self._base = Point()
         self._points: dict[str, Point] = {}
         self._reasons: dict[str, str] = {}
@@ -165,7 +171,9 @@ class _Search:
         parents = [*_one_of_each(ahead), self._base, *(point for point in accepted if point not in ahead)]
         parents = parents[: max(1, self._space.finalists - 1)]
         children = {  # a file for another provider may not even open on the CPU, where fusions are looked for
-            parent.name: variants(parent, lab.fired(parent) if parent.provider == "cpu" else (), self._cores)
+            parent.name: variants(
+                parent, lab.fired(parent) if parent.provider == "cpu" else (), self._cores, self._features
+            )
             for parent in parents
         }
         # One of each parent in turn: if the time runs out, none has had it all.

@@ -43,9 +43,8 @@ def ship(
         feeds = list((one_text(golden) if point.plan.form == IN_PLACE else golden).feeds())
         expected = [session.run(feed) for feed in feeds]
     here = machine()
-    lossy = point.plan.is_lossy or point.provider != "cpu"
     contents: dict[str, Any] = {
-        "golden": Golden(Samples.from_feeds(feeds), Samples.from_feeds(expected), _LOSSY if lossy else _EXACT),
+        "golden": Golden(Samples.from_feeds(feeds), Samples.from_feeds(expected), _LOSSY if point.is_lossy else _EXACT),
         "task": task,
         "extras": extras,
         "settings": point.settings.to_json(),

@@ -206,8 +206,9 @@ def search(
         reserve = min(0.5 * countdown.left(), (space.finalists + 2) * (workload.min_seconds + _START_SECONDS))
     with countdown.shown("tuning"):
         found = explore(
-            wanted, laboratory, space, cores=machine().cores, reserve=reserve, words=_WORDS.get(objective, TIME)
-        )
+            wanted, laboratory, space, cores=machine().cores, features=machine().features, reserve=reserve,
+            words=_WORDS.get(objective, TIME),
+        )  # fmt: skip
         if found.chosen.point == Point():
             judged = laboratory.judge(Point()) if known is None else Judged(0.0, agreement=known.to_json())
             trials = tuple(

@@ -123,7 +123,6 @@ class Workbench:
     def agreement(self, point: Point) -> Agreement:
         """The point against the reference. What was searched within the budget is scored on samples kept for that."""
         splits = self._data.splits if point.plan.in_budget else None
-        lossy = point.plan.is_lossy or point.provider != "cpu"
         samples, narrow = self._data.scoring if splits is None else splits.score, point.plan.form == IN_PLACE
         with load(self.paths[point.plan.name], ep=point.provider, settings=point.settings) as candidate:
             return verification.verify(
@@ -132,7 +131,7 @@ class Workbench:
                 one_text(samples) if narrow else samples,
                 signature=candidate.signature if narrow else self._baseline.signature,
                 tolerance=dataclasses.replace(verification.QUANTIZED, max_drop=self._max_drop)
-                if lossy
+                if point.is_lossy
                 else verification.EXACT,
                 metric=self._data.metric,
                 output=self._data.output,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from edgeai.errors import ProviderError, UsageError
 from edgeai.runtime import fitting, opening
 from edgeai.runtime.fitting import fitted, prepared, profile_shapes, raw_run
-from edgeai.runtime.providers import CpuOptions, CudaOptions, TensorrtOptions, TensorrtRtxOptions
+from edgeai.runtime.providers import CpuOptions, CudaOptions, OpenvinoOptions, TensorrtOptions, TensorrtRtxOptions
 from edgeai.runtime.session import Session
 from edgeai.runtime.settings import SessionSettings
 from edgeai.spec import Axis, Signature, TensorSpec
@@ -51,6 +51,32 @@ def test_a_profile_is_within_its_range(low: int, span: int, multiple: int, fixed
     assert all(shape[0] % multiple == 0 for shape in sizes)
 
 
+BF16 = '{"CPU": {"INFERENCE_PRECISION_HINT": "bf16"}}'
+F32 = '{"CPU": {"INFERENCE_PRECISION_HINT": "f32"}}'
+STREAMS = '{"CPU": {"INFERENCE_PRECISION_HINT": "bf16", "NUM_STREAMS": "1"}, "GPU": {}}'
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "found"),
+    [
+        ({}, {}, {}),
+        ({}, {"threads": 1, "bfloat16": True}, {"num_of_threads": "1", "load_config": BF16}),
+        ({"device_type": "CPU"}, {"threads": 3}, {"device_type": "CPU", "num_of_threads": "3"}),
+        ({"num_of_threads": 2, "load_config": F32}, {"threads": 1, "bfloat16": True},
+         {"num_of_threads": "2", "load_config": F32}),
+        ({"load_config": '{"CPU": {"NUM_STREAMS": "1"}, "GPU": {}}'}, {"bfloat16": True}, {"load_config": STREAMS}),
+        ({"device_type": "GPU"}, {"threads": 1, "bfloat16": True}, {"device_type": "GPU"}),
+    ],
+)  # fmt: skip
+def test_the_sessions_settings_reach_openvino_unless_its_options_say_otherwise(
+    options: dict[str, Any], settings: dict[str, Any], found: dict[str, str], tmp_path: Path
+) -> None:
+    with prepared(OpenvinoOptions(**options), tmp_path / "m.onnx", SessionSettings(**settings)) as values:
+        assert values == found
+    with prepared(CpuOptions(), tmp_path / "m.onnx", SessionSettings(**settings)) as values:
+        assert values == {}
+
+
 @pytest.mark.parametrize("kind", [TensorrtOptions, TensorrtRtxOptions])
 def test_tensorrt_gets_the_profile_unless_the_user_gave_one(kind: Any) -> None:
     chosen = fitted(kind(), DYNAMIC)
@@ -83,11 +109,11 @@ def test_the_cpu_needs_no_fitting() -> None:
 def test_tensorrt_is_given_an_entry_of_its_own(double: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "cuda_environment", lambda device_id: {"gpu": str(device_id)})
     options = TensorrtOptions(engine_cache_path=str(tmp_path / "c"), timing_cache=False)
-    with prepared(options, double) as values:
+    with prepared(options, double, SessionSettings()) as values:
         assert values["trt_engine_cache_enable"] == "True"
         assert Path(values["trt_engine_cache_path"]).is_relative_to(tmp_path / "c")
         assert "trt_timing_cache_path" not in values
-    with prepared(TensorrtOptions(engine_cache=False), double) as values:
+    with prepared(TensorrtOptions(engine_cache=False), double, SessionSettings()) as values:
         assert values == {"device_id": "0"}
 
 
@@ -118,7 +144,7 @@ def test_a_session_on_tensorrt_is_made_with_its_profile_and_its_entry(
     assert (name, second, last) == ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
     assert (values["trt_profile_min_shapes"], values["trt_profile_max_shapes"]) == ("x:1x3", "x:16x3")
     assert others["cudnn_conv_algo_search"] == "HEURISTIC"
-    with prepared(TensorrtOptions(engine_cache_path=str(tmp_path / "c")), path) as again:
+    with prepared(TensorrtOptions(engine_cache_path=str(tmp_path / "c")), path, SessionSettings()) as again:
         assert again["trt_engine_cache_path"] == values["trt_engine_cache_path"]
         assert list(Path(again["trt_engine_cache_path"]).iterdir()) == []  # half an engine is none
 

@@ -107,6 +107,7 @@ def test_the_keys_are_in_onnxruntimes_own_library(kind: type, library: str) -> N
         ("openvino", {"num_streams": 0}, "num_streams = 0"),
         ("openvino", {"load_config": "{"}, "load_config is not JSON"),
         ("openvino", {"load_config": "[]"}, "must be a JSON object"),
+        ("openvino", {"load_config": '{"CPU": 1}'}, "must be a JSON object"),
         ("openvino", {"precision": "INT8"}, "is not one of FP32, FP16, ACCURACY"),
         ("qnn", {"backend_type": "htp", "backend_path": "libQnnHtp.so"}, "exclude each other"),
         ("qnn", {"htp_performance_mode": "fast"}, "is not one of default, burst"),

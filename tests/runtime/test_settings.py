@@ -70,6 +70,10 @@ def test_everything_reaches_onnxruntime() -> None:
     assert usual.intra_op_num_threads == usable_cores()
     assert usual.get_session_config_entry("session.intra_op.allow_spinning") == "1"
     assert usual.get_session_config_entry("session.intra_op.spin_duration_us") == "50"
+    key = "mlas.enable_gemm_fastmath_arm64_bfloat16"
+    assert SessionSettings(bfloat16=True).apply(onnxruntime).get_session_config_entry(key) == "1"
+    with pytest.raises(Exception, match="does not have configuration"):
+        usual.get_session_config_entry(key)
 
 
 def test_disabled_optimizers_are_disabled(model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from edgeai.errors import UsageError
 from edgeai.quantization import Int8Static
+from edgeai.runtime.settings import SessionSettings
 from edgeai.tuning.candidates import Plan, Point, combined, plans, points, rescues, variants
 from edgeai.tuning.choice import NOISE_FLOOR
 from edgeai.tuning.exploring import TIME_UP, Explored, Judged, explore
@@ -282,6 +283,24 @@ def test_plans_come_in_a_sensible_order_and_fit_their_provider() -> None:
         plans(forms=["round"])
 
 
+@pytest.mark.parametrize(
+    ("features", "holds", "chosen"),
+    [(["avx512_bf16"], True, True), (["avx512_bf16"], False, False), (["avx2"], True, False)],
+)
+def test_bfloat16_is_tried_where_the_cpu_has_it_and_kept_where_its_accuracy_holds(
+    features: list[str], holds: bool, chosen: bool
+) -> None:
+    class Lab(FakeLab):
+        def judge(self, point: Point) -> Judged:
+            judged = super().judge(point)
+            return Judged(0.5, "accuracy fell") if point.settings.bfloat16 and not holds else judged
+
+    plan = Plan("portable-separate-qkv", "int8-static", scope="products")
+    lab = Lab({plan.name: 0.5}, factors={"bfloat16": 0.8})
+    explored = explore([plan], lab, Space(providers=("cpu", "openvino")), cores=1, features=features)
+    assert explored.chosen.point == Point(plan, "openvino", SessionSettings(bfloat16=chosen))
+
+
 def test_rescues_end() -> None:
     plan = Plan("portable", "int8-static")
     assert [p.name for p in rescues(plan)] == ["int8-static-percentile portable", "int8-static portable in budget"]
@@ -300,6 +319,15 @@ def test_variants_change_one_thing_each() -> None:
     assert together is not None and together.departures == ("BiasGeluFusion off", "2 threads")
     assert combined(point, some[:1]) is None
     assert variants(dataclasses.replace(point, provider="cuda"), ["BiasGeluFusion"], 8) == []
+    elsewhere = dataclasses.replace(point, provider="openvino")
+    assert [p.departures for p in variants(elsewhere, ["BiasGeluFusion"], 2, ["avx2"])] == [("openvino", "1 thread")]
+    lower = variants(elsewhere, [], 1, ["avx512_bf16"])
+    assert [(p.departures, p.is_lossy) for p in lower] == [(("openvino", "bfloat16"), True)]
+    assert variants(lower[0], [], 1, ["avx512_bf16"]) == []
+    assert ("bfloat16",) not in [p.departures for p in variants(point, [], 1, ["avx512_bf16"])]
+    on_arm = variants(point, [], 1, ["bf16"])
+    assert on_arm[0].departures == ("bfloat16",) and on_arm[0].is_lossy and not point.is_lossy
+    assert combined(point, on_arm[:2]).settings == SessionSettings(bfloat16=True, spinning=False)  # type: ignore[union-attr]
     fused = variants(point, ["BiasGeluFusion", "SkipLayerNormFusion"], 1)
     assert [p.departures for p in fused[:2]] == [("SkipLayerNormFusion off",), ("BiasGeluFusion off",)], (
         "FUSIONS' order"

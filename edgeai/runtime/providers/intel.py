@@ -6,6 +6,7 @@ onnxruntime-openvino 1.24.1.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Literal
@@ -20,7 +21,7 @@ class OpenvinoOptions:
 
     - `device_type`: CPU, GPU, GPU.1, NPU, or several: AUTO:GPU,CPU, HETERO:GPU,CPU, MULTI:GPU,CPU.
     - `precision`: what the device computes in; ACCURACY keeps the model's own.
-    - `num_of_threads`: of the CPU device, 8 by default: the session's `threads` do not reach it.
+    - `num_of_threads`: of the CPU device; without it the session's `threads`, and without those 8.
     - `num_streams`: runs that go on at once, 1 by default, which is best for latency.
     - `cache_dir`: a directory for compiled models, which are code: keep it private.
     - `load_config`: JSON of OpenVINO's own properties by device, such as {"CPU": {"NUM_STREAMS": "1"}}.
@@ -50,8 +51,21 @@ class OpenvinoOptions:
                 properties = json.loads(self.load_config)
             except ValueError as error:
                 raise UsageError(f"openvino: load_config is not JSON: {error}") from error
-            if not isinstance(properties, dict):
+            if not isinstance(properties, dict) or not all(isinstance(one, dict) for one in properties.values()):
                 raise UsageError("openvino: load_config must be a JSON object: a device, then its properties")
+
+    def within(self, *, threads: int | None, bfloat16: bool) -> OpenvinoOptions:
+        """With what the session's settings say of the CPU device; what stands here already has the last word."""
+        if self.device_type not in (None, "CPU"):
+            return self
+        properties = json.loads(self.load_config or "{}")
+        if bfloat16:
+            properties["CPU"] = {"INFERENCE_PRECISION_HINT": "bf16", **properties.get("CPU", {})}
+        return dataclasses.replace(
+            self,
+            num_of_threads=self.num_of_threads or threads,
+            load_config=json.dumps(properties) if properties else None,
+        )
 
     def to_ort(self) -> dict[str, str]:
         return provider_values(self, yes="True", no="False")
