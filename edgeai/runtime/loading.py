@@ -11,7 +11,7 @@ from edgeai.bundle import Bundle, bundle_being_checked, is_bundle
 from edgeai.errors import IntegrityError, UsageError
 from edgeai.runtime.made_for import made_for, refuse_elsewhere
 from edgeai.runtime.opening import Options
-from edgeai.runtime.providers import AUTO, PROVIDERS, parse_options, resolve, short_name
+from edgeai.runtime.providers import AUTO, PROVIDERS, parse_options, resolve, runs, short_name
 from edgeai.runtime.session import Session
 from edgeai.runtime.settings import SessionSettings
 
@@ -31,7 +31,8 @@ def load(
     A `Bundle` that is open was checked when it was opened; the session closes it. Otherwise large files are hashed
     while ONNX Runtime reads them, and there is no session before both are done.
 
-    `ep` and `fallback` name execution providers: see `Session`. For a file that was made for one, "auto" is that one.
+    `ep` and `fallback` name execution providers: see `Session`. For a file that was made for one, "auto" is that one;
+    for a bundle the one that it was proven on, where that runs.
     `settings` may be plain JSON; without them a bundle's own are used.
     `options` maps provider names to their options, such as {"cuda": {"device_id": 1}}.
     `min_on_ep` is the part of the nodes that the provider must run, 0..1. A model with compiled parts (EPContext) is
@@ -65,7 +66,7 @@ def load_with(
     session: Session | None = None
     try:
         with _closed_on_errors(path) if isinstance(path, Bundle) else bundle_being_checked(path) as bundle:
-            ep = _provider_for(bundle.model_path, ep, options)
+            ep = _provider_for(bundle.model_path, ep, options, bundle)
             session = open_session(bundle.model_path, ep=ep, settings=settings(bundle), bundle=bundle)
     except BaseException:
         if session is not None:  # the files are damaged: what was made of them is worth nothing
@@ -83,20 +84,30 @@ def _closed_on_errors(bundle: Bundle) -> Iterator[Bundle]:
         raise
 
 
-def _provider_for(path: str | Path, ep: str | Sequence[str], options: Options | None) -> str | Sequence[str]:
-    """`ep`, where "auto" is the provider that the file was made for, if it was made for one.
+def _provider_for(
+    path: str | Path, ep: str | Sequence[str], options: Options | None, bundle: Bundle | None = None
+) -> str | Sequence[str]:
+    """`ep`, where "auto" is the provider that the file was made for, or that its bundle was proven on.
 
     Raises ModelFormatError for a file that was made for another provider, or that needs another machine.
     """
     made = made_for(path)
     if made is None:
-        return ep  # most files; what is here need not be looked at
+        return _proven(bundle) if ep == AUTO and bundle is not None else ep
     if ep == AUTO and made.provider in PROVIDERS:
         ep = made.provider
     name, *_ = resolve(ep)
     given = next((value for key, value in (options or {}).items() if short_name(key) == name), None)
     refuse_elsewhere(path, name, parse_options(name, given))
     return ep
+
+
+def _proven(bundle: Bundle) -> str | Sequence[str]:
+    """What was measured to be the best for the bundle, the CPU behind it; "auto" where that does not run."""
+    name = bundle.contents.proven_on.get("provider")
+    if name not in list(PROVIDERS) or runs(str(name)) is not None:
+        return AUTO
+    return ("cpu",) if name == "cpu" else (str(name), "cpu")
 
 
 def recorded_settings(bundle: Bundle | None) -> SessionSettings | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from edgeai.bundle import Golden, open_bundle, pack
 from edgeai.errors import EdgeAIError, InputError, IntegrityError, ModelFormatError, UsageError
 from edgeai.machine import machine
 from edgeai.runtime import golden as golden_module
+from edgeai.runtime import loading
 from edgeai.runtime.golden import relative_error, verify_bundle
 from edgeai.runtime.loading import load
 from edgeai.runtime.pool import SessionPool
@@ -274,6 +276,27 @@ def test_a_session_says_that_its_bundle_was_proven_on_another_kind_of_machine(tm
         assert len(session.skipped) == 1
     with load(double, ep="cpu") as session:
         assert session.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("proven", "asked", "opened"),
+    [
+        ("cpu", "auto", ("cpu",)),
+        ("openvino", "auto", ("openvino", "cpu")),
+        ("cuda", "auto", "auto"),  # it does not run here
+        (["cuda"], "auto", "auto"),
+        (None, "auto", "auto"),
+        ("openvino", "cpu", "cpu"),
+    ],
+)
+def test_auto_is_the_provider_that_a_bundle_was_proven_on_where_that_runs(
+    tmp_path: Path, double: Path, monkeypatch: pytest.MonkeyPatch, proven: object, asked: str, opened: object
+) -> None:
+    monkeypatch.setattr(loading, "runs", lambda name: None if name in ("cpu", "openvino") else "no device")
+    monkeypatch.setattr(loading, "Session", lambda path, **how: SimpleNamespace(ep=how["ep"]))
+    path = bundle(tmp_path / "m.bundle", double, proven_on={"provider": proven})
+    assert load(path, ep=asked).ep == opened  # type: ignore[attr-defined]
+    assert load(double, ep="auto").ep == "auto"  # type: ignore[attr-defined]
 
 
 def test_a_bare_model_is_no_bundle(double: Path) -> None:
