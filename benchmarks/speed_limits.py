@@ -53,8 +53,8 @@ def main() -> None:
     if unknown := set(wanted) - set(names):
         parser.error(f"there is no contest {', '.join(sorted(unknown))}")
     out = arguments.peers.with_name("speed_limits.json")
-    contests, data = (kept(path) or {"contests": {}} for path in (arguments.peers, out))
-    held = contests["contests"]
+    held = (kept(arguments.peers) or {"contests": {}})["contests"]
+    data = (kept(out) if arguments.names else None) or {"contests": {}}
     for contest in (contest for contest in CONTESTS if contest.name in wanted and contest.name in held):
         data["contests"][contest.name] = looked_at(contest, held[contest.name])
         data["machine"] = to_json(dataclasses.asdict(machine()))

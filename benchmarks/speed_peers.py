@@ -73,7 +73,8 @@ class Materials:
 
 def main() -> None:
     arguments = _arguments()
-    data = kept(arguments.json) or {"versions": {}, "contests": {}}
+    anew = arguments.again and not arguments.names
+    data = (None if anew else kept(arguments.json)) or {"versions": {}, "contests": {}}
     there = [] if arguments.again else [n for n, one in data["contests"].items() if one["quick"] == arguments.quick]
     wanted = arguments.names or [contest.name for contest in CONTESTS if contest.name not in there]
     for contest in (contest for contest in CONTESTS if contest.name in wanted):

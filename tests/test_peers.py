@@ -303,6 +303,28 @@ def test_figures_of_two_machines_are_not_mixed(benchmarks: None, tmp_path: Path)
         kept(path)
 
 
+@pytest.mark.parametrize(("arguments", "begins_anew"), [(["--again"], True), ([], False), (["mlp", "--again"], False)])
+def test_all_anew_does_not_ask_whose_figures_are_there(
+    benchmarks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], begins_anew: bool
+) -> None:
+    import speed_peers
+
+    path = tmp_path / "peers.json"
+    other = dataclasses.asdict(machine()) | {"cpu": "another"}
+    path.write_text(json.dumps({"machine": other, "versions": {}, "contests": {"mlp": {}}}))
+    here = {"rows": {}, "goals": [], "quick": False}
+    monkeypatch.setattr(speed_peers, "CONTESTS", [one for one in speed_peers.CONTESTS if one.name == "mlp"])
+    monkeypatch.setattr(speed_peers, "held", lambda contest, versions, quick: here)
+    monkeypatch.setattr(sys, "argv", ["speed_peers.py", *arguments, "--json", str(path)])
+    if not begins_anew:
+        with pytest.raises(SystemExit, match="another machine"):
+            speed_peers.main()
+        return
+    speed_peers.main()
+    written = json.loads(path.read_text())
+    assert written["contests"] == {"mlp": here} and written["machine"]["cpu"] == machine().cpu
+
+
 def test_every_goal_is_against_a_runner_of_its_contest(benchmarks: None) -> None:
     from peers.contests import CONTESTS
 
