@@ -1,7 +1,8 @@
 """The search: which points to make, measure and judge, and which one to keep. Pure; a `Laboratory` has the effects.
 
 First the files (forms x recipes x providers) by successive halving, then the session settings of the best of those
-whose accuracy holds, then a whole measurement of what is left, the plain float session always among it.
+whose accuracy holds, one more as long as it helps, then a whole measurement of what is left, the plain float session
+always among it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ TIME_UP = "the time was up"
 _MAKING_SHARE = 0.45  # of the time: files that are not made by then are not made
 _JUDGING_SHARE = 0.4  # of what is left once the files are made
 _SETTINGS_EFFORT = 0.4
+_ONE_SPEED = 1.1  # a baseline that once took longer by more than this shows a machine that changes its speed
+_UNSTEADY_EFFORT = 6  # of the last round there: it should see more than one of the speeds
 _RESCUED = 2  # searches for layers to leave in float: each takes minutes on a large model
 
 
@@ -119,6 +122,8 @@ class _Search:
         self._figures: dict[str, Figures] = {}
         self._judged: dict[str, Judged] = {}
         self._longest_judging = 0.0
+        self._seconds_per_effort = 0.0  # of one point, in the last measurement
+        self._base_ns: list[int] = []
 
     def add(self, wanted: Sequence[Plan]) -> None:
         """Make the files, as long as there is time for it."""
@@ -165,36 +170,47 @@ class _Search:
         return accepted
 
     def settings(self, accepted: Sequence[Point]) -> list[Point]:
-        """`accepted` and, of the best of them, what its better settings make of it."""
-        lab = self._lab
+        """The best of `accepted` and of what settings make of them: each step adds one to what the last one helped."""
+        unmeasured = [point for point in accepted if point.name not in self._figures]
         ahead = [point for point in accepted if self._cost(point) < 1 - NOISE_FLOOR]
-        parents = [*_one_of_each(ahead), self._base, *(point for point in accepted if point not in ahead)]
-        parents = parents[: max(1, self._space.finalists - 1)]
-        children = {  # a file for another provider may not even open on the CPU, where fusions are looked for
-            parent.name: variants(
-                parent, lab.fired(parent) if parent.provider == "cpu" else (), self._cores, self._features
-            )
-            for parent in parents
-        }
+        first = [*_one_of_each(ahead), self._base, *(point for point in accepted if point not in ahead)]
+        found, parents = list(accepted), self._affordable(first, least=max(1, self._space.finalists - 1))
+        while parents and self._has_time():
+            better = self._step(parents, unmeasured)
+            found += better
+            parents, unmeasured = self._affordable(_one_of_each(sorted(better, key=self._cost))), []
+        return self._finalists(found)
+
+    def _affordable(self, parents: Sequence[Point], *, least: int = 0) -> list[Point]:
+        """The first of them, as many as there is time for to try their settings."""
+        time = self._measurable(_SETTINGS_EFFORT, reserve=self._reserve)
+        needed = itertools.accumulate(1 + len(self._variants(parent)) for parent in parents)
+        return list(parents[: max(least, sum(1 for _ in itertools.takewhile(lambda n: n <= time, needed)))])
+
+    def _variants(self, parent: Point) -> list[Point]:
+        # A file for another provider may not even open on the CPU, where fusions are looked for.
+        fired = self._lab.fired(parent) if parent.provider == "cpu" else ()
+        some = variants(parent, fired, self._cores, self._features)
+        return [point for point in some if point.name not in self._points]
+
+    def _step(self, parents: Sequence[Point], unmeasured: Sequence[Point]) -> list[Point]:
+        """Of each parent the child that is better than it, and all of its better ones together."""
+        children = {parent.name: self._variants(parent) for parent in parents}
         # One of each parent in turn: if the time runs out, none has had it all.
         tried = [point for row in itertools.zip_longest(*children.values()) for point in row if point is not None]
-        if not tried or not self._has_time():
-            return list(accepted)
-        lab.note(f"measuring {len(tried)} settings of {', '.join(children)}")
+        if not tried:
+            return []
+        self._lab.note(f"measuring {len(tried)} settings of {', '.join(children)}")
         self._points |= {point.name: point for point in (*parents, *tried)}
-        unmeasured = [point.name for point in accepted if point.name not in self._figures]
-        again = [parent.name for parent in parents if parent != self._base and parent.name not in unmeasured]
-        wanted = (*unmeasured, *again, *(point.name for point in tried))
-        halving = self._halve(wanted, (_SETTINGS_EFFORT,), keep=1, reserve=self._reserve)
-        costs = {self._base.name: (1.0, 1.0, 1.0), **halving.costs}
-        found = list(accepted)
+        wanted = {point.name: None for point in (*unmeasured, *parents, *tried) if point != self._base}
+        costs = self._halve(list(wanted), (_SETTINGS_EFFORT,), keep=1, reserve=self._reserve).costs
+        costs = {self._base.name: (1.0, 1.0, 1.0), **costs}
+        found: list[Point] = []
         for parent in parents:
             if parent.name not in costs:
                 continue
-            usual = costs[parent.name]
-            better = [
-                point for point in children[parent.name] if point.name in costs and _improves(costs[point.name], usual)
-            ]
+            some = [point for point in children[parent.name] if point.name in costs]
+            better = [point for point in some if _improves(costs[point.name], costs[parent.name])]
             better.sort(key=lambda point: costs[point.name][0])
             together = combined(parent, better)
             found += better[:1]
@@ -203,14 +219,27 @@ class _Search:
                 found.append(together)
         return found
 
+    def _finalists(self, found: Sequence[Point]) -> list[Point]:
+        """The best of them, and the best that shares its work among fewer threads.
+
+        What sharing costs is the host's doing and may change within minutes: a thread alone does not notice.
+        """
+        best = sorted(found, key=self._cost)[: 2 * self._space.finalists]
+        fewer = [
+            point
+            for name, point in self._points.items()
+            if point.settings.threads and name in self._figures and not self._figures[name].failed
+        ]
+        return [*best, *(point for point in sorted(fewer, key=self._cost)[:1] if self._cost(point) < 1 - NOISE_FLOOR)]
+
     def conclude(self, accepted: Sequence[Point]) -> Explored:
         """Measure the finalists whole, and keep the best one whose own settings answer as they should."""
         lab = self._lab
         finalists = list({point.name: point for point in accepted if point != self._base}.values())
         lab.note(f"last round: {self._base.name} and {len(finalists)} others")
-        group = lab.group(finalists)
+        group, effort = lab.group(finalists), self._last_effort(len(finalists))
         for start in range(0, max(1, len(finalists)), group):
-            self._figures |= lab.measure(finalists[start : start + group], 1.0)
+            self._measure(finalists[start : start + group], effort)
         self._points = {self._base.name: self._base} | self._points
         while True:
             choice = choose(
@@ -269,14 +298,37 @@ class _Search:
 
     def _halve(self, names: Sequence[str], efforts: Sequence[float], *, keep: int, reserve: float) -> Halving:
         def measure(some: Sequence[str], effort: float) -> dict[str, Cost | None]:
-            found = self._lab.measure([self._points[name] for name in some], effort)
-            self._figures |= found
+            found = self._measure([self._points[name] for name in some], effort)
             return {name: None if found[name].failed else found[name].cost for name in some}
 
         return halve(
             names, measure, efforts=efforts, keep=keep, group=self._lab.group([self._points[name] for name in names]),
             left=self._lab.left, reserve=reserve,
         )  # fmt: skip
+
+    def _measure(self, some: Sequence[Point], effort: float) -> Mapping[str, Figures]:
+        before = self._lab.left()
+        found = self._lab.measure(some, effort)
+        self._figures |= found
+        if some and before < math.inf:
+            self._seconds_per_effort = (before - self._lab.left()) / len(some) / effort
+        if taken := found[self._base.name].p50_ns:
+            self._base_ns.append(taken)
+        return found
+
+    def _measurable(self, effort: float, *, reserve: float) -> float:
+        """How many points can be measured until no more than `reserve` seconds are left."""
+        left = max(0.0, self._lab.left() - reserve)
+        return left / self._seconds_per_effort / effort if self._seconds_per_effort else math.inf
+
+    def _last_effort(self, finalists: int) -> float:
+        """1, a whole measurement; more where the machine changed its speed, as far as the time goes."""
+        if not finalists or not self._base_ns or max(self._base_ns) <= _ONE_SPEED * min(self._base_ns):
+            return 1.0
+        fast, slow = min(self._base_ns) / 1e6, max(self._base_ns) / 1e6
+        self._lab.note(f"the machine changed its speed: {self._base.name} took {fast:.3g} to {slow:.3g} ms a run")
+        affordable = self._measurable(1.0, reserve=0.0) / finalists
+        return max(1.0, float(min(_UNSTEADY_EFFORT, affordable) // 1))
 
     def _has_time(self) -> bool:
         return self._lab.left() - self._longest_judging > self._reserve

@@ -31,10 +31,10 @@ def save_inputs(samples: Samples, path: Path) -> Path:
 
 
 def scaled(workload: bench.Workload, effort: float) -> bench.Workload:
-    """A share of the work: less time and fewer runs, in rounds enough for an interval."""
-    if effort >= 1:
+    """A share of the work, or several times as much; a share is less time and fewer runs, in rounds for an interval."""
+    if effort == 1:
         return workload
-    rounds = min(workload.rounds, 6)
+    rounds = min(workload.rounds, 6) if effort < 1 else round(workload.rounds * effort)
     return dataclasses.replace(
         workload,
         rounds=rounds,
@@ -42,7 +42,7 @@ def scaled(workload: bench.Workload, effort: float) -> bench.Workload:
         max_seconds=max(workload.max_seconds * effort, 0.001),
         min_iterations=max(rounds, round(workload.min_iterations * effort)),
         max_iterations=max(rounds, round(workload.max_iterations * effort)),
-        warmup_min_seconds=workload.warmup_min_seconds * effort,
+        warmup_min_seconds=workload.warmup_min_seconds * min(effort, 1.0),
     )
 
 

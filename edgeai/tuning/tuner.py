@@ -203,7 +203,7 @@ def search(
     )  # fmt: skip
     reserve = 0.0
     if countdown.left() < float("inf"):
-        reserve = min(0.5 * countdown.left(), (space.finalists + 2) * (workload.min_seconds + _START_SECONDS))
+        reserve = min(0.5 * countdown.left(), 2 * (space.finalists + 1) * (workload.min_seconds + _START_SECONDS))
     with countdown.shown("tuning"):
         found = explore(
             wanted, laboratory, space, cores=machine().cores, features=machine().features, reserve=reserve,

@@ -133,6 +133,57 @@ def test_settings_that_help_alone_are_tried_together() -> None:
     assert explored.chosen.name in lab.judged, "with its own settings it is judged, not only its file"
 
 
+def test_a_setting_that_helps_only_beside_another_is_found() -> None:
+    class Lab(FakeLab):
+        def true_cost(self, point: Point) -> float:
+            both = {"SkipLayerNormFusion off", "1 thread"} <= set(point.departures)
+            return super().true_cost(point) * (0.5 if both else 1.0)
+
+    lab = Lab(
+        {"fp32 attention3d": 0.7}, factors={"SkipLayerNormFusion off": 0.8, "1 thread": 1.2},
+        fusions=["SkipLayerNormFusion"],
+    )  # fmt: skip
+    assert found(lab).chosen.name == "fp32 attention3d, SkipLayerNormFusion off, 1 thread"
+
+
+def test_more_settings_are_tried_only_while_there_is_time() -> None:
+    cost = {"fp32 mha": 0.5, "int8-dynamic portable": 0.6, "int8-static portable": 0.7}
+    steps = {}
+    for seconds in (22.0, 60.0, math.inf):
+        lab = FakeLab(cost, factors={"SkipLayerNormFusion off": 0.9}, fusions=["SkipLayerNormFusion"], seconds=seconds)
+        assert explore(FILES, lab, Space(), cores=2, reserve=8.0).chosen.name == "fp32 mha, SkipLayerNormFusion off"
+        steps[seconds] = [note for note in lab.notes if "settings of" in note]
+        assert lab.seconds > 0
+    assert "fp32 mha, int8-dynamic portable:" in steps[22.0][0] + ":" and len(steps[22.0]) == 1
+    assert "int8-static portable, fp32" in steps[60.0][0] and steps[60.0] == steps[math.inf]
+    assert "SkipLayerNormFusion off" in steps[60.0][1] and len(steps[60.0]) == 2
+
+
+def test_where_the_machine_changes_its_speed_the_last_round_takes_longer() -> None:
+    class Lab(FakeLab):
+        def measure(self, some: Sequence[Point], effort: float) -> dict[str, Figures]:
+            measured = super().measure(some, effort)
+            slow = len(self.measured) % 2 * 300
+            return measured | {BASE.name: dataclasses.replace(measured[BASE.name], p50_ns=1000 + slow)}
+
+    efforts = []
+    for seconds in (math.inf, 60.0, 25.0):
+        lab = Lab({"fp32 mha": 0.5}, seconds=seconds)
+        assert found(lab, settings=False).chosen.name == "fp32 mha"
+        assert any("changed its speed: fp32 took 0.001 to 0.0013 ms" in note for note in lab.notes)
+        efforts.append(lab.measured[-1][1])
+        assert seconds == math.inf or lab.seconds >= 0
+    assert efforts[0] == efforts[1] == 6.0 > efforts[2] > 1.0
+
+
+def test_the_best_that_needs_fewer_threads_is_in_the_last_round() -> None:
+    lab = FakeLab({"fp32 mha": 0.5, "int8-dynamic portable": 0.45}, factors={"1 thread": 1.1})
+    explored = found(lab)
+    assert explored.chosen.name == "int8-dynamic portable"
+    assert "int8-dynamic portable, 1 thread" in lab.measured[-1][0] + lab.measured[-2][0]
+    assert "is faster" in reason(explored, "int8-dynamic portable, 1 thread")
+
+
 def test_fusions_are_looked_for_only_where_the_file_runs_on_the_cpu() -> None:
     class Lab(FakeLab):
         def true_cost(self, point: Point) -> float:

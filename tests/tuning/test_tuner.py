@@ -61,7 +61,7 @@ def test_a_model_becomes_a_bundle_that_says_how_it_was_chosen(exported: Paths, t
     assert manifest["results"]["speed"]["p50_ns"] > 0
     assert json.loads(json.dumps(report.to_json()))["trials"][0]["name"] == "fp32"
     figures = report.trials[0].figures
-    assert figures is not None and figures.effort == 1.0 and figures.memory_bytes and figures.runs_per_second
+    assert figures is not None and figures.effort >= 1.0 and figures.memory_bytes and figures.runs_per_second
 
 
 def test_the_command(exported: Paths, trained: Paths, tmp_path: Path) -> None:
