@@ -115,6 +115,8 @@ def _decoder(prompt: bool) -> tuple[Runner, ...]:
         *(_edgeai(f"int8-dynamic {form}", _recipe("int8-dynamic", form)) for form in ("portable", "gqa")),
         _edgeai("int8-weight gqa", _recipe("int8-weight", "gqa")),
         *(_edgeai(f"int4-weight {size} gqa", _recipe("int4-weight", "gqa", block_size=size)) for size in (32, 128)),
+        _edgeai("int8-dynamic portable, huge pages", _recipe("int8-dynamic", "portable"), huge_pages=True),
+        _edgeai("int4-weight 128 gqa, huge pages", _recipe("int4-weight", "gqa", block_size=128), huge_pages=True),
     )
     return (
         *PYTORCH,
@@ -148,6 +150,10 @@ CONTESTS = (
             "int8-static-products",
             _recipe("int8-static", "portable-separate-qkv", scope="products", embeddings=False),
         ),
+        *_on_openvino("int8-static-products-symmetric", _recipe(
+            "int8-static", "portable-separate-qkv", scope="products", embeddings=False, activation_type="int8",
+            symmetric_activations=True,
+        )),
         BUILT_LONG,
     ), (
         Goal(NNCF, 1.05), Goal(NNCF_BF16, 1.05), Goal("PyTorch eager", 6.0), Goal("ONNX Runtime quantize_dynamic", 1.3),

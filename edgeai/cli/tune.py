@@ -24,7 +24,7 @@ from edgeai.cli import options
 @click.option("--ep", default="auto", show_default=True, help="Providers to try, with commas; auto: all that run here.")
 @click.option("--form", "forms", multiple=True, help="Only this form of the graph (see optimize --form). Repeatable.")
 @click.option("--recipe", "recipes", multiple=True, help="Only this recipe (see quantize -p). Repeatable.")
-@click.option("--no-settings", is_flag=True, help="Leave fusions, threads, spinning, arena and precision as they are.")
+@click.option("--no-settings", is_flag=True, help="Leave fusions, threads, spinning, memory and precision as they are.")
 @click.option("--resume", type=options.PATH, help="A directory that keeps what the search finds out.")
 @options.cache_in_place
 @options.seed
@@ -53,9 +53,9 @@ def command(
     """Search for the best form of a float ONNX file on this machine, and pack it as a bundle with its settings.
 
     Graph forms x recipes x providers are halved by interleaved measurements in separate processes; of the best whose
-    accuracy holds, switched-off fusions, threads, spinning, arena and bfloat16 are tried. The plain float session is
-    measured to the end and kept unless something is shown to be better. Choice and frontier stand in the bundle's
-    manifest.
+    accuracy holds, switched-off fusions, threads, spinning, arena, bfloat16 and huge pages are tried. The plain float
+    session is measured to the end and kept unless something is shown to be better. Choice and frontier stand in the
+    bundle's manifest.
     """
     from edgeai.cli.console import RichProgress, print_json, print_table
     from edgeai.samples import Samples

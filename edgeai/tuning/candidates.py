@@ -20,9 +20,13 @@ _RECIPES_FOR: Mapping[str, tuple[str, ...]] = {
     "tensorrt": ("fp16",),
     "openvino": ("int8-static",),
 }
-# Of static recipes. OpenVINO places conversions itself: a chain of convolutions stays in integers as it is written, but
-# between the products of a transformer every pair that was written down costs time.
-_SCOPES_FOR: Mapping[str, tuple[str | None, ...]] = {"openvino": ("products", None)}
+# Of static recipes: scope, and whether activations are symmetric. OpenVINO places conversions itself: a chain of
+# convolutions stays in integers as it is written, but between the products of a transformer every pair that was written
+# down costs time. Its products are faster without a zero point, whose bit convolutions miss after Relu.
+_SCHEMES_FOR: Mapping[str, tuple[tuple[str | None, bool], ...]] = {
+    "openvino": (("products", False), ("products", True), (None, False))
+}
+_SCHEMES = ((None, False),)
 # Quantizers know the standard operators best; attention without Transposes has the least around its products.
 _QUANTIZABLE = ("portable-separate-qkv", "portable", "attention3d", "separate-qkv")
 # Weight-only recipes gain nothing from another form of attention but the decoder's.
@@ -48,31 +52,45 @@ FUSIONS: Mapping[str, str] = {
 # The CPU's features with which a provider multiplies float32 in bfloat16, if it may.
 _BFLOAT16: Mapping[str, frozenset[str]] = {"cpu": frozenset({"bf16"}), "openvino": frozenset({"avx512_bf16"})}
 _WITH_THREADS = ("cpu", "openvino")
+_IN_MAIN_MEMORY = ("cpu", "openvino")
 
 
 @dataclass(frozen=True)
 class Plan:
     """A model file: the form of its graph (None: as it came), and the recipe of its weights (None: float).
 
-    `observer` and `scope` are the static recipe's, where not the defaults; `in_budget` leaves in float the layers that
-    cost too much accuracy.
+    `observer`, `scope` and `symmetric` (activations) are the static recipe's, where not the defaults; `in_budget`
+    leaves in float the layers that cost too much accuracy.
     """
 
     form: str | None = None
     recipe: str | None = None
     observer: str | None = None
     scope: str | None = None
+    symmetric: bool = False
     in_budget: bool = False
 
     @property
     def name(self) -> str:
-        kind = "-".join(part for part in (self.recipe or BASELINE, self.scope, self.observer) if part)
+        parts = (self.recipe or BASELINE, self.scope, "symmetric" if self.symmetric else None, self.observer)
+        kind = "-".join(part for part in parts if part)
         return " ".join(part for part in (kind, self.form, "in budget" if self.in_budget else None) if part)
 
     @property
     def provider(self) -> str:
         """The one that the file was made for."""
-        return next((name for name, scopes in _SCOPES_FOR.items() if self.scope and self.scope in scopes), "cpu")
+        return next((name for name, schemes in _SCHEMES_FOR.items() if self.scope and self._scheme in schemes), "cpu")
+
+    @property
+    def _scheme(self) -> tuple[str | None, bool]:
+        return self.scope, self.symmetric
+
+    def runs_on(self, provider: str) -> bool:
+        """Is it one of the recipes, and of their schemes, that `provider` is fast with?"""
+        if self.recipe is None:
+            return True
+        known = provider == "cpu" or self.recipe in _RECIPES_FOR.get(provider, ())
+        return known and self._scheme in _schemes(self.recipe, provider)
 
     @property
     def is_lossy(self) -> bool:
@@ -85,6 +103,8 @@ class Plan:
         if self.recipe == Int8Static.name:
             made_for = int8_for(self.provider)
             options = {"observer": self.observer or made_for.observer, "scope": self.scope or made_for.scope}
+            if self.symmetric:
+                made_for = dataclasses.replace(made_for, activation_type="int8", symmetric_activations=True)
             return dataclasses.replace(made_for, cache=cache, **options)  # type: ignore[arg-type]
         return RECIPES[self.recipe]()
 
@@ -116,6 +136,7 @@ class Point:
         found += [] if self.settings.spinning else ["no spinning"]
         found += [] if self.settings.arena else ["no arena"]
         found += ["bfloat16"] if self.settings.bfloat16 else []
+        found += ["huge pages"] if self.settings.huge_pages else []
         return (*found, *(f"{key}={value}" for key, value in self.settings.config.items()))
 
 
@@ -148,11 +169,11 @@ def plans(
         found |= dict.fromkeys(Plan(default) for _ in (1,) if default in runs)
         for some in (firsts, [form for form in quantizable if form not in firsts]):
             found |= dict.fromkeys(
-                Plan(form, recipe, scope=scope)
+                Plan(form, recipe, scope=scope, symmetric=symmetric)
                 for recipe in wanted  # first: where time is short, another form of a good recipe tells more
                 for form in some
                 if form in _FORMS_FOR.get(recipe, runs)
-                for scope in _scopes(recipe, provider)
+                for scope, symmetric in _schemes(recipe, provider)
             )
             found |= {Plan(form): None for form in some}
     return list(found)
@@ -163,9 +184,7 @@ def points(plan: Plan, providers: Sequence[str]) -> list[Point]:
     return [
         Point(plan, provider)
         for provider in providers
-        if (plan.form is None or _target(provider) in FORMS[plan.form].targets)
-        and (plan.recipe is None or provider == "cpu" or plan.recipe in _RECIPES_FOR.get(provider, ()))
-        and (plan.scope is None or plan.scope in _SCOPES_FOR.get(provider, ()))
+        if (plan.form is None or _target(provider) in FORMS[plan.form].targets) and plan.runs_on(provider)
     ]
 
 
@@ -179,16 +198,21 @@ def rescues(plan: Plan) -> list[Plan]:
     return [*others, dataclasses.replace(plan, in_budget=True, observer=None)]
 
 
-def variants(point: Point, fired: Collection[str], cores: int, features: Collection[str] = ()) -> list[Point]:
+def variants(
+    point: Point, fired: Collection[str], cores: int, features: Collection[str] = (), *, huge_pages: bool = False
+) -> list[Point]:
     """The same file with one setting changed: each fusion that has `fired` switched off, fewer threads, and so on.
 
     The most promising first, should the time not suffice for all: fewer threads seldom help where a run takes long.
-    Fusions, spinning and memory are the CPU provider's. `features` are the CPU's.
+    Fusions, spinning and the arena are the CPU provider's. `features` are the CPU's; `huge_pages`: are there any, and
+    is the file large enough to gain from them?
     """
     plain = point.settings
     changed = []
     if not plain.bfloat16 and not _BFLOAT16.get(point.provider, frozenset()).isdisjoint(features):
         changed.append(dataclasses.replace(plain, bfloat16=True))
+    if huge_pages and not plain.huge_pages and point.provider in _IN_MAIN_MEMORY:
+        changed.append(dataclasses.replace(plain, huge_pages=True))
     if point.provider == "cpu":
         changed += [
             dataclasses.replace(plain, disabled_optimizers=(*plain.disabled_optimizers, name))
@@ -217,12 +241,13 @@ def combined(point: Point, better: Sequence[Point]) -> Point | None:
             arena=settings.arena and other.settings.arena,
             threads=settings.threads or other.settings.threads,
             bfloat16=settings.bfloat16 or other.settings.bfloat16,
+            huge_pages=settings.huge_pages or other.settings.huge_pages,
         )
     return dataclasses.replace(point, settings=settings)
 
 
-def _scopes(recipe: str, provider: str) -> tuple[str | None, ...]:
-    return _SCOPES_FOR.get(provider, (None,)) if recipe == Int8Static.name else (None,)
+def _schemes(recipe: str, provider: str) -> tuple[tuple[str | None, bool], ...]:
+    return _SCHEMES_FOR.get(provider, _SCHEMES) if recipe == Int8Static.name else _SCHEMES
 
 
 def _target(provider: str) -> str:

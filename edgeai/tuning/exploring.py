@@ -27,6 +27,7 @@ _JUDGING_SHARE = 0.4  # of what is left once the files are made
 _SETTINGS_EFFORT = 0.4
 _ONE_SPEED = 1.1  # a baseline that once took longer by more than this shows a machine that changes its speed
 _UNSTEADY_EFFORT = 6  # of the last round there: it should see more than one of the speeds
+_LARGE_BYTES = 8 << 20  # second-level TLBs reach 6 to 16 MiB in pages of 4 KiB
 _RESCUED = 2  # searches for layers to leave in float: each takes minutes on a large model
 
 
@@ -92,15 +93,16 @@ class Explored:
 
 def explore(
     wanted: Sequence[Plan], lab: Laboratory, space: Space, *, cores: int, features: Collection[str] = (),
-    reserve: float = 0.0, words: Words = TIME,
+    huge_pages: bool = False, reserve: float = 0.0, words: Words = TIME,
 ) -> Explored:  # fmt: skip
     """Search among `wanted` and the settings of the best. `reserve` seconds are kept for the last measurement.
 
-    `cores` and `features` are the CPU's: settings that they rule out are not tried.
+    `cores` and `features` are the CPU's, `huge_pages` says whether the system has any: settings that they rule out are
+    not tried.
 
     The baseline is measured in every round and kept unless something else was shown to be better.
     """
-    search = _Search(lab, space, cores, features, reserve, words)
+    search = _Search(lab, space, cores, features, huge_pages, reserve, words)
     search.add(wanted)
     accepted = search.files()
     if space.settings:
@@ -112,10 +114,11 @@ class _Search:
     """What is known so far, by the names of points, in the order in which they came up."""
 
     def __init__(
-        self, lab: Laboratory, space: Space, cores: int, features: Collection[str], reserve: float, words: Words
-    ) -> None:
+        self, lab: Laboratory, space: Space, cores: int, features: Collection[str], huge_pages: bool, reserve: float,
+        words: Words,
+    ) -> None:  # fmt: skip
         self._lab, self._space, self._reserve, self._words = lab, space, reserve, words
-        self._cores, self._features = cores, features
+        self._cores, self._features, self._huge_pages = cores, features, huge_pages
         self._base = Point()
         self._points: dict[str, Point] = {}
         self._reasons: dict[str, str] = {}
@@ -190,7 +193,9 @@ class _Search:
     def _variants(self, parent: Point) -> list[Point]:
         # A file for another provider may not even open on the CPU, where fusions are looked for.
         fired = self._lab.fired(parent) if parent.provider == "cpu" else ()
-        some = variants(parent, fired, self._cores, self._features)
+        known = self._figures.get(parent.name)
+        large = known is not None and (known.size_bytes or 0) >= _LARGE_BYTES
+        some = variants(parent, fired, self._cores, self._features, huge_pages=self._huge_pages and large)
         return [point for point in some if point.name not in self._points]
 
     def _step(self, parents: Sequence[Point], unmeasured: Sequence[Point]) -> list[Point]:

@@ -16,9 +16,9 @@ _TRIED = ("cpu", "cuda", "directml", "openvino")
 class Space:
     """What may be tried. No forms are all forms, None for recipes those that may win on each provider.
 
-    `settings` tries switched-off fusions, fewer threads, no spinning, no arena and bfloat16 on the best files;
-    `finalists` is how many of those are looked at that closely. `cache_in_place`: a decoder may end up taking one text
-    at a time.
+    `settings` tries switched-off fusions, fewer threads, no spinning, no arena, bfloat16 and huge pages on the best
+    files; `finalists` is how many of those are looked at that closely. `cache_in_place`: a decoder may end up taking
+    one text at a time.
     """
 
     forms: tuple[str, ...] = ()

@@ -22,6 +22,7 @@ from edgeai.modelfile import open_artifact
 from edgeai.ort import onnxruntime
 from edgeai.progress import SILENT, Progress
 from edgeai.runtime.engine import Engine
+from edgeai.runtime.huge_pages import page_bytes
 from edgeai.runtime.kv_cache import Layout
 from edgeai.runtime.loading import load
 from edgeai.runtime.remembered import RememberedEngine
@@ -206,8 +207,8 @@ def search(
         reserve = min(0.5 * countdown.left(), 2 * (space.finalists + 1) * (workload.min_seconds + _START_SECONDS))
     with countdown.shown("tuning"):
         found = explore(
-            wanted, laboratory, space, cores=machine().cores, features=machine().features, reserve=reserve,
-            words=_WORDS.get(objective, TIME),
+            wanted, laboratory, space, cores=machine().cores, features=machine().features, huge_pages=page_bytes() > 0,
+            reserve=reserve, words=_WORDS.get(objective, TIME),
         )  # fmt: skip
         if found.chosen.point == Point():
             judged = laboratory.judge(Point()) if known is None else Judged(0.0, agreement=known.to_json())

@@ -162,7 +162,14 @@ class Workbench:
     def _refusal(self, plan: Plan, path: Path) -> str | None:
         try:
             source = self._form(plan.form)
-            key = (self._digest(plan.form, source), plan.recipe, plan.observer, plan.scope, plan.in_budget)
+            key = (
+                self._digest(plan.form, source),
+                plan.recipe,
+                plan.observer,
+                plan.scope,
+                plan.symmetric,
+                plan.in_budget,
+            )
             if self._made.setdefault(key, plan.name) != plan.name:
                 return None
             if plan.recipe is not None and not path.exists():
@@ -193,7 +200,7 @@ class Workbench:
             model.graph.opset_imports[""] = 0  # a raised opset alone changes nothing that runs
             self._digests[form] = model_digest(model)
             if form is None:
-                self._made[(self._digests[None], None, None, None, False)] = Plan().name
+                self._made[(self._digests[None], None, None, None, False, False)] = Plan().name
         if None not in self._digests:
             self._digest(None, self._baseline)
         return self._digests[form]

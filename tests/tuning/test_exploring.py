@@ -8,10 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeai.errors import UsageError
-from edgeai.quantization import Int8Static
 from edgeai.runtime.settings import SessionSettings
-from edgeai.tuning.candidates import Plan, Point, combined, plans, points, rescues, variants
+from edgeai.tuning.candidates import Plan, Point, plans, variants
 from edgeai.tuning.choice import NOISE_FLOOR
 from edgeai.tuning.exploring import TIME_UP, Explored, Judged, explore
 from edgeai.tuning.objective import Figures
@@ -303,37 +301,6 @@ def test_with_exact_figures_the_best_file_is_found(cost: dict[str, float]) -> No
     assert whole < 0.5 * len(cost), "less than half of what measuring all of them whole would take"
 
 
-def test_plans_come_in_a_sensible_order_and_fit_their_provider() -> None:
-    ordered = [plan.name for plan in plans()]
-    assert len(set(ordered)) == len(ordered)
-    assert ordered[:5] == [
-        "fp32 mha", "int8-dynamic portable", "int8-dynamic attention3d", "int8-static portable",
-        "int8-static attention3d",
-    ]  # fmt: skip
-    assert ordered.index("int8-dynamic attention3d") < ordered.index("int8-dynamic packed-qkv")
-    assert "int4-weight packed-qkv" not in ordered and "int4-weight gqa" in ordered
-    assert [plan.name for plan in plans(forms=["portable"], recipes=["int8-dynamic"])] == [
-        "int8-dynamic portable", "fp32 portable",
-    ]  # fmt: skip
-    assert {plan.recipe for plan in plans(["cuda"])} == {None, "fp16", "bf16"}
-    assert [point.provider for point in points(Plan("portable", "int8-dynamic"), ["cpu", "cuda"])] == ["cpu"]
-    assert [point.provider for point in points(Plan("mha"), ["cpu", "cuda", "tensorrt"])] == ["cpu", "cuda"]
-    assert [point.provider for point in points(Plan("portable"), ["somewhere"])] == ["somewhere"]
-    compiled = plans(["openvino"], recipes=["int8-static"])
-    assert [plan.name for plan in compiled][:3] == [
-        "fp32 portable-separate-qkv", "int8-static-products portable-separate-qkv", "int8-static portable-separate-qkv",
-    ]  # fmt: skip
-    recipe = compiled[1].make_recipe()
-    assert isinstance(recipe, Int8Static) and recipe.scope == "products"
-    assert not recipe.embeddings, "ONNX Runtime's own operator, which another's compiler leaves to the CPU provider"
-    assert compiled[2].make_recipe() == Int8Static()
-    assert [point.provider for point in points(compiled[1], ["cpu", "openvino"])] == ["openvino"]
-    with pytest.raises(UsageError, match=r"form 'portable-separate-qkv' runs on none of cpu .it is for openvino."):
-        plans(forms=["portable-separate-qkv"])
-    with pytest.raises(UsageError, match="there is no form .round."):
-        plans(forms=["round"])
-
-
 @pytest.mark.parametrize(
     ("features", "holds", "chosen"),
     [(["avx512_bf16"], True, True), (["avx512_bf16"], False, False), (["avx2"], True, False)],
@@ -352,35 +319,14 @@ def test_bfloat16_is_tried_where_the_cpu_has_it_and_kept_where_its_accuracy_hold
     assert explored.chosen.point == Point(plan, "openvino", SessionSettings(bfloat16=chosen))
 
 
-def test_rescues_end() -> None:
-    plan = Plan("portable", "int8-static")
-    assert [p.name for p in rescues(plan)] == ["int8-static-percentile portable", "int8-static portable in budget"]
-    assert rescues(Plan("mha")) == []
-    assert rescues(dataclasses.replace(plan, in_budget=True)) == []
-    assert [p.name for p in rescues(Plan("mha", "int8-dynamic"))] == ["int8-dynamic mha in budget"]
+def test_huge_pages_are_tried_on_large_files_where_there_are_any() -> None:
+    def chosen(huge_pages: bool, size: int) -> str:
+        lab = FakeLab({"fp32 mha": 0.9}, size={"fp32 mha": size}, factors={"huge pages": 0.9, "no arena": 0.95})
+        return explore(FILES, lab, Space(), cores=1, huge_pages=huge_pages).chosen.name
 
-
-def test_variants_change_one_thing_each() -> None:
-    point = Point(Plan("mha"))
-    some = variants(point, ["BiasGeluFusion"], 8)
-    assert [p.departures for p in some] == [
-        ("BiasGeluFusion off",), ("no spinning",), ("no arena",), ("4 threads",), ("2 threads",), ("1 thread",),
-    ]  # fmt: skip
-    together = combined(point, [some[0], some[4]])
-    assert together is not None and together.departures == ("BiasGeluFusion off", "2 threads")
-    assert combined(point, some[:1]) is None
-    assert variants(dataclasses.replace(point, provider="cuda"), ["BiasGeluFusion"], 8) == []
-    elsewhere = dataclasses.replace(point, provider="openvino")
-    assert [p.departures for p in variants(elsewhere, ["BiasGeluFusion"], 2, ["avx2"])] == [("openvino", "1 thread")]
-    lower = variants(elsewhere, [], 1, ["avx512_bf16"])
-    assert [(p.departures, p.is_lossy) for p in lower] == [(("openvino", "bfloat16"), True)]
-    assert variants(lower[0], [], 1, ["avx512_bf16"]) == []
-    assert ("bfloat16",) not in [p.departures for p in variants(point, [], 1, ["avx512_bf16"])]
-    on_arm = variants(point, [], 1, ["bf16"])
-    assert on_arm[0].departures == ("bfloat16",) and on_arm[0].is_lossy and not point.is_lossy
-    assert combined(point, on_arm[:2]).settings == SessionSettings(bfloat16=True, spinning=False)  # type: ignore[union-attr]
-    fused = variants(point, ["BiasGeluFusion", "SkipLayerNormFusion"], 1)
-    assert [p.departures for p in fused[:2]] == [("SkipLayerNormFusion off",), ("BiasGeluFusion off",)], (
-        "FUSIONS' order"
-    )
-    assert "2 threads" not in [d for p in variants(point, [], 1) for d in p.departures]
+    assert chosen(True, 9 << 20) == "fp32 mha, no arena, huge pages"
+    assert chosen(False, 9 << 20) == chosen(True, 7 << 20) == "fp32 mha, no arena"
+    point = Point(Plan("mha"), settings=SessionSettings(huge_pages=True))
+    assert point.departures == ("huge pages",) and not point.is_lossy
+    assert point.settings not in [p.settings for p in variants(point, [], 1, huge_pages=True)]
+    assert variants(dataclasses.replace(point, provider="cuda"), [], 1, huge_pages=True) == []
