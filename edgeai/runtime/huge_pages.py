@@ -1,4 +1,4 @@
-"""A session's memory in huge pages, where Linux gives them.
+"""Memory in huge pages, where Linux gives them.
 
 A run reads all weights, and the processor has to look up where each page of them lies: in pages of 2 MiB 512 times less
 often than in the usual ones of 4 KiB. Most systems give huge pages to those alone who ask for them, and ONNX Runtime
@@ -7,12 +7,10 @@ does not ask (Linux, Documentation/admin-guide/mm/transhuge.rst: `madvise`).
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -34,24 +32,18 @@ def page_bytes() -> int:
         return 0
 
 
-@contextlib.contextmanager
-def in_huge_pages(wanted: bool) -> Iterator[None]:
-    """Move the memory that this process allocates meanwhile, if `wanted`; if nothing could be moved, the log says why.
+def move_into_huge_pages() -> None:
+    """Move what this process has in memory, whoever it belongs to; if nothing could be moved, the log says why.
 
-    The contents stay as they are. It takes about as long as copying them.
+    Which part of it is a session's nobody knows: allocators give out again what others gave back. The contents stay as
+    they are. It takes about as long as copying them; what was moved before takes no time.
     """
-    if not wanted:
-        yield
-        return
     size = page_bytes()
-    before = _anonymous() if size else []
-    yield
     if not size:
         _LOG.warning("huge_pages: this system has none; memory stays in small pages")
         return
-    whole = [page for span in _without(_anonymous(), before) for page in _pages(span, size)]
-    errors = [_collapse(page, size) for page in whole]
-    if whole and all(errors):
+    errors = [_collapse(page, size) for span in _anonymous() for page in _pages(span, size)]
+    if errors and all(errors):
         _LOG.warning("huge_pages: the kernel gave none (%s); memory stays in small pages", os.strerror(errors[0]))
 
 
@@ -64,14 +56,6 @@ def _anonymous() -> list[Span]:
             begin, end = (int(address, 16) for address in span.split("-"))
             found.append((begin, end))
     return found
-
-
-def _without(spans: Sequence[Span], others: Sequence[Span]) -> list[Span]:
-    """`spans` less `others`; neither overlaps itself."""
-    for low, high in others:
-        pieces = [piece for begin, end in spans for piece in ((begin, min(end, low)), (max(begin, high), end))]
-        spans = [(begin, end) for begin, end in pieces if begin < end]
-    return list(spans)
 
 
 def _pages(span: Span, size: int) -> range:

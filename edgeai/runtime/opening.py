@@ -12,7 +12,7 @@ from edgeai.external import refuse_outside
 from edgeai.ort import onnxruntime
 from edgeai.runtime import cuda_driver
 from edgeai.runtime.fitting import prepared
-from edgeai.runtime.huge_pages import in_huge_pages
+from edgeai.runtime.huge_pages import move_into_huge_pages
 from edgeai.runtime.options import nearest
 from edgeai.runtime.placement import Placement
 from edgeai.runtime.providers import (
@@ -101,14 +101,13 @@ def _create_on(names: list[str], path: Path, options: Mapping[str, ProviderOptio
             (PROVIDERS[one].ort_name, held.enter_context(prepared(options[one], path, settings))) for one in names
         ]
         try:
-            with in_huge_pages(settings.huge_pages):
-                session = ort.InferenceSession(
-                    str(path),
-                    settings.apply(ort),
-                    providers=values + rest,
-                    disabled_optimizers=list(settings.disabled_optimizers) or None,
-                    enable_fallback=0,  # its own fallback prints to stdout and goes on without the provider
-                )
+            session = ort.InferenceSession(
+                str(path),
+                settings.apply(ort),
+                providers=values + rest,
+                disabled_optimizers=list(settings.disabled_optimizers) or None,
+                enable_fallback=0,  # its own fallback prints to stdout and goes on without the provider
+            )
             session.disable_fallback()
         # onnxruntime's exceptions share no base below Exception, and bad bytes also surface as UnicodeDecodeError.
         except Exception as error:
@@ -119,6 +118,8 @@ def _create_on(names: list[str], path: Path, options: Mapping[str, ProviderOptio
             raise ModelFormatError(f"{path}: ONNX Runtime cannot open it: {first_line(error)}") from error
         if short_name(session.get_providers()[0]) != name:
             raise _not_started(name, options[name])
+    if settings.huge_pages:
+        move_into_huge_pages()
     return session
 
 

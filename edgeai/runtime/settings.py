@@ -73,8 +73,9 @@ class SessionSettings:
     says when it goes back to the system: after a burst of large inputs, after every run, or never.
     `bfloat16` lets float32 products be computed in bfloat16 where the CPU has instructions for it: on ARM by the CPU
     provider, and by OpenVINO's CPU device, which takes `threads` from here as well. Elsewhere it changes nothing.
-    `huge_pages` moves the session's memory into the large pages of Linux, which a run that reads many weights looks up
-    faster; it makes opening slower, and where there are none the log says so (`edgeai.runtime.huge_pages`).
+    `huge_pages` moves the memory of the process into the large pages of Linux once the session is open: a run that
+    reads many weights looks them up faster. Opening takes longer; where there are none the log says so
+    (`edgeai.runtime.huge_pages`).
     `non_finite` says what happens to NaN and infinity: inputs and outputs pass as they are, are warned of, or are
     refused; the last two look at every element of every run.
     `disabled_optimizers` and `config` take ONNX Runtime's own names; `config` has the last word over the other fields.

@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 
 import edgeai
 from edgeai.runtime import huge_pages
-from edgeai.runtime.huge_pages import Span, in_huge_pages, page_bytes
+from edgeai.runtime.huge_pages import page_bytes
 
 MB = 1 << 20
 WEIGHTS = 4  # of 4 MiB each
@@ -104,27 +104,6 @@ def test_where_there_are_none_the_log_says_so(
     if page_bytes():
         monkeypatch.setattr(huge_pages, "_MADV_COLLAPSE", 9999)  # as kernels before 6.1 answer
         assert answers() == ["huge_pages: the kernel gave none (Invalid argument); memory stays in small pages"]
-
-
-def test_what_fails_meanwhile_fails_as_it_is() -> None:
-    with pytest.raises(ZeroDivisionError), in_huge_pages(True):
-        raise ZeroDivisionError
-
-
-spans = st.lists(st.integers(0, 60), max_size=12, unique=True).map(
-    lambda ends: [(a, b) for a, b in zip(sorted(ends)[::2], sorted(ends)[1::2], strict=False)]
-)
-
-
-def covered(some: list[Span]) -> set[int]:
-    return {address for begin, end in some for address in range(begin, end)}
-
-
-@given(spans, spans)
-def test_what_was_there_before_is_left_alone(after: list[Span], before: list[Span]) -> None:
-    left = huge_pages._without(after, before)
-    assert covered(left) == covered(after) - covered(before)
-    assert sum(end - begin for begin, end in left) == len(covered(left)), "no address twice"
 
 
 @given(st.integers(0, 100), st.integers(0, 100), st.integers(1, 9))
