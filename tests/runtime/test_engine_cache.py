@@ -6,7 +6,6 @@ No GPU is needed: what a session would write into its entry is written by the te
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import stat
@@ -26,12 +25,6 @@ from edgeai.runtime.engine_cache import cached_engines, private_directory
 HERE = {"onnxruntime": "1.31.1", "tensorrt": "101600", "cuda": "13.0", "driver": "580.95.05", "gpu_uuid": "a"}
 OPTIONS = {"trt_fp16_enable": "True"}
 Write = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True)
-def _heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever configured logging before (import-linter does) may have switched all loggers off."""
-    monkeypatch.setattr(logging.getLogger("edgeai"), "disabled", False)
 
 
 def entry_of(model: Path, root: Path, options: dict[str, str] = OPTIONS, environment: dict[str, str] = HERE) -> Path:
