@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from edgeai.runtime.kv_cache import IN_PLACE
 from peers.environments import EDGEAI
 
 REFERENCE = "ONNX Runtime fp32"
@@ -108,15 +109,20 @@ def _llama(kind: str, prompt: bool) -> Runner:
 
 
 def _decoder(prompt: bool) -> tuple[Runner, ...]:
-    """Without a `prompt` that is known already, what counts is the answer to the last token: others compute no more."""
-    last = {} if prompt else {"last": True}
+    """Ours continue a text as the runtime does and llama.cpp: what came before is in a cache of their own, and only the
+    last token is answered for. With a `prompt` that is there before the clock starts.
+    """
+    last = {"last": True, **({"prompt": []} if prompt else {})}
+    int8, int4 = _recipe("int8-dynamic", IN_PLACE), _recipe("int4-weight", IN_PLACE, block_size=128, method="gptq")
     ours = (
-        Runner(f"{EDGEAI} fp32", EDGEAI, "session", "rewritten", {"form": "gqa"}),
-        *(_edgeai(f"int8-dynamic {form}", _recipe("int8-dynamic", form)) for form in ("portable", "gqa")),
-        _edgeai("int8-weight gqa", _recipe("int8-weight", "gqa")),
-        *(_edgeai(f"int4-weight {size} gqa", _recipe("int4-weight", "gqa", block_size=size)) for size in (32, 128)),
-        _edgeai("int8-dynamic portable, huge pages", _recipe("int8-dynamic", "portable"), huge_pages=True),
-        _edgeai("int4-weight 128 gqa, huge pages", _recipe("int4-weight", "gqa", block_size=128), huge_pages=True),
+        Runner(f"{EDGEAI} fp32", EDGEAI, "session", "rewritten", {"form": IN_PLACE}),
+        _edgeai("int8-dynamic portable", _recipe("int8-dynamic", "portable")),
+        _edgeai("int8-dynamic in place", int8),
+        _edgeai("int8-dynamic in place, huge pages", int8, huge_pages=True),
+        _edgeai("int8-weight in place", _recipe("int8-weight", IN_PLACE)),
+        _edgeai("int4-weight 32 in place", _recipe("int4-weight", IN_PLACE, block_size=32)),
+        _edgeai("int4-weight 128 gptq in place", int4),
+        _edgeai("int4-weight 128 gptq in place, huge pages", int4, huge_pages=True),
     )
     return (
         *PYTORCH,

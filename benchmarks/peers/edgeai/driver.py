@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from protocol import Feed, Feeds, Run, serve
 import edgeai
 from edgeai import building
 from edgeai.artifact import Artifact
-from edgeai.graph import FORMS, optimize
+from edgeai.graph import FORMS, NARROW_FORMS, optimize
 from edgeai.metrics import COSINE, METRICS
 from edgeai.modelfile import open_artifact
 from edgeai.quantization import RECIPES, quantize
@@ -71,14 +71,21 @@ def build(source: Path, out: Path, calibration: Feeds, *, seconds: float = build
     building.build(str(source), Samples.from_feeds(calibration), out=out, seconds=seconds)
 
 
-def session(source: Path, *, settings: Mapping[str, object] | None = None, last: bool = False) -> Run:
-    """A file or a bundle, in the settings that ship; `last`: a prompt's last logits, as generation asks for them."""
+def session(
+    source: Path, *, settings: Mapping[str, object] | None = None, last: bool = False, prompt: Sequence[int] = ()
+) -> Run:
+    """A file or a bundle, in the settings that ship.
+
+    `last`: the logits after the last token, as generation asks for them, and with its cache; `prompt` is in it already.
+    """
     opened = edgeai.load(source, ep="cpu", settings=settings)
     if last:
-        cache = open_cache(opened, 1, POSITIONS)
+        cache, known = open_cache(opened, 1, POSITIONS), np.array([prompt], np.int64)
+        if prompt:
+            cache.advance(known, np.ones_like(known), keep=1)
 
         def run(feed: Feed) -> np.ndarray:
-            cache.truncate(0)
+            cache.truncate(known.shape[1])
             return cache.advance(feed[IDS], feed[MASK], keep=1)
 
         return run
@@ -89,7 +96,7 @@ def session(source: Path, *, settings: Mapping[str, object] | None = None, last:
 def _rewritten(source: Path, directory: str, form: str | None) -> Artifact:
     out = Path(directory, "rewritten.onnx")
     opened = open_artifact(source)
-    target = "portable" if form is None else FORMS[form].targets[0]
+    target = "portable" if form is None else {**FORMS, **NARROW_FORMS}[form].targets[0]
     return optimize(opened, out=out, form=form, target=target)
 
 
