@@ -14,7 +14,9 @@ from edgeai.errors import UsageError
 @click.argument("model", type=options.PATH)
 @options.output
 @options.samples
-@click.option("--target", default="cpu", show_default=True, help="cpu, cuda, tensorrt, openvino or portable.")
+@click.option(
+    "--target", help="cpu, cuda, tensorrt, openvino or portable.  [default: the first that --form is for; else cpu]"
+)
 @click.option(
     "--form",
     help="What to make of it: portable, mha, separate-qkv, packed-qkv, attention3d or gqa, for OpenVINO also "
@@ -32,7 +34,7 @@ def command(
     model: Path,
     out: Path,
     samples: Path | None,
-    target: str,
+    target: str | None,
     form: str | None,
     target_specific: bool,
     overwrite: bool,
@@ -44,7 +46,7 @@ def command(
     from edgeai.modelfile import open_artifact
     from edgeai.samples import Samples
 
-    if target_specific and (form or target != "cpu"):
+    if target_specific and (form or target not in (None, "cpu")):
         raise UsageError("--target-specific rewrites nothing", hint="give it the model that --form has made")
     given = Samples.load(samples) if samples else None
     source, progress = open_artifact(model), RichProgress()

@@ -23,7 +23,7 @@ def optimize(
     out: str | Path,
     passes: Sequence[ir.passes.PassBase] | None = None,
     form: str | None = None,
-    target: str = "cpu",
+    target: str | None = None,
     samples: Samples | None = None,
     overwrite: bool = False,
     progress: Progress = SILENT,
@@ -31,7 +31,8 @@ def optimize(
     """Apply `passes` in order and write the model to `out`, with what each did in the lineage.
 
     Without `passes` they are those of `form` (see `FORMS` and `NARROW_FORMS`), without both those of the target's
-    default form. The form `in-place` is what `share_cache` writes, and raises what that does.
+    default form. Without `target` it is the first that `form` is for, or the CPU. The form `in-place` is what
+    `share_cache` writes, and raises what that does.
 
     What comes of them must load and must answer `samples` (if given) and generated feeds of several shapes as
     `artifact` does, on the CPU provider. If it does not, this is asked after every pass; one whose result does not is
@@ -42,7 +43,7 @@ def optimize(
     made for one machine already; ExistsError if `out` is there; OptimizationError if the model cannot be run on any
     feed or does not repeat its own answers.
     """
-    form, passes = _chosen(target, form, passes)
+    target, form, passes = _chosen(target, form, passes)
     if form == IN_PLACE:
         return share_cache(artifact, out=out, target=target, samples=samples, overwrite=overwrite, progress=progress)
     return apply(
@@ -51,19 +52,21 @@ def optimize(
 
 
 def _chosen(
-    target: str, form: str | None, passes: Sequence[ir.passes.PassBase] | None
-) -> tuple[str | None, Sequence[ir.passes.PassBase]]:
+    target: str | None, form: str | None, passes: Sequence[ir.passes.PassBase] | None
+) -> tuple[str, str | None, Sequence[ir.passes.PassBase]]:
+    forms = {**FORMS, **NARROW_FORMS}
+    if target is None:
+        target = forms[form].targets[0] if form in forms else "cpu"
     if target not in TARGETS:
         raise UsageError(f"target {target!r} is unknown", hint=f"one of {', '.join(TARGETS)}")
     if passes is not None:
         if form is not None:
             raise UsageError(f"form {form!r} and passes were both given", hint="a form is a choice of passes")
-        return None, passes
+        return target, None, passes
     form = form or DEFAULT_FORMS[target]
-    forms = {**FORMS, **NARROW_FORMS}
     if form not in forms:
         raise UsageError(f"form {form!r} is unknown", hint=f"one of {', '.join(forms)}")
     if target not in forms[form].targets:
         fitting = ", ".join(name for name, known in forms.items() if target in known.targets)
         raise UsageError(f"target {target!r} does not run form {form!r}", hint=f"it runs {fitting}")
-    return form, forms[form].passes
+    return target, form, forms[form].passes

@@ -16,7 +16,7 @@ from edgeai import bench, modelfile, verification
 from edgeai.agreement import Agreement, Finding
 from edgeai.artifact import Artifact
 from edgeai.errors import EdgeAIError, QuantizationError
-from edgeai.graph import FORMS, NARROW_FORMS, optimize
+from edgeai.graph import optimize
 from edgeai.graph.share_cache import cache_objection
 from edgeai.linting import lint
 from edgeai.modelfile import open_artifact
@@ -191,8 +191,7 @@ class Workbench:
         samples, progress = self._data.calibration, self._progress
         if form == IN_PLACE:  # it would say that it takes one text at a time, of a file that may never ship
             samples, progress = samples and one_text(samples), SILENT
-        target = {**FORMS, **NARROW_FORMS}[form].targets[0]
-        return optimize(self._baseline, out=path, form=form, target=target, samples=samples, progress=progress)
+        return optimize(self._baseline, out=path, form=form, samples=samples, progress=progress)
 
     def _digest(self, form: str | None, source: Artifact) -> str:
         if form not in self._digests:

@@ -50,6 +50,14 @@ def test_a_form_is_chosen_by_name(model: Path, tmp_path: Path) -> None:
     assert "does not run form 'mha'" in str(refused.exception)
 
 
+def test_a_form_brings_its_target(model: Path, tmp_path: Path) -> None:
+    form = ("--form", "portable-separate-qkv")
+    result = _run("optimize", model, "-o", tmp_path / "o.onnx", *form, "--json")
+    assert json.loads(result.stdout)["options"]["target"] == "openvino"
+    refused = _run("optimize", model, "-o", tmp_path / "p.onnx", *form, "--target", "cpu")
+    assert "target 'cpu' does not run form" in str(refused.exception)
+
+
 def test_a_target_specific_file_says_what_it_is_for(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.onnx"
     result = _run("optimize", model, "-o", out, "--target-specific", "--json")
