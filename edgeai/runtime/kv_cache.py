@@ -76,10 +76,13 @@ class Layout:
         """Raises UsageError if the signature is not that of a decoder with a cache of known size."""
         names = {name: PRESENT + name.removeprefix(PAST) for name in signature.input_names if name.startswith(PAST)}
         inputs, outputs = {IDS, MASK, *names}, {LOGITS, *names.values()}
-        if not names or inputs != set(signature.input_names) or not outputs <= set(signature.output_names):
-            odd = sorted(inputs ^ set(signature.input_names)) + sorted(outputs - set(signature.output_names))
+        lacks = sorted(inputs - set(signature.input_names)) + sorted(outputs - set(signature.output_names))
+        unknown = sorted(set(signature.input_names) - inputs)
+        if not names or lacks or unknown:
+            why = ["no input past_key_values..."] if not names else []
+            why += [f"no {name}" for name in lacks] + [f"an input {name}" for name in unknown]
             raise UsageError(
-                f"the model is no decoder with a KV cache ({', '.join(odd) or 'it has no past_key_values inputs'})",
+                f"the model is no decoder with a KV cache: it has {', '.join(why)}",
                 hint="export it for text generation",
             )
         sizes = {}

@@ -162,7 +162,10 @@ def test_a_vocabulary_of_unknown_size_is_asked_for_anew(decoder: Path) -> None:
 
 
 def test_an_engine_that_is_no_decoder_is_refused(double: Path) -> None:
-    with Session(double) as session, pytest.raises(UsageError, match=r"no decoder with a KV cache .*input_ids"):
+    with (
+        Session(double) as session,
+        pytest.raises(UsageError, match=r"no decoder with a KV cache: it has .*no input_ids"),
+    ):
         open_cache(session, 1, 8)
 
 
