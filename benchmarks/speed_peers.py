@@ -140,7 +140,10 @@ def held(contest: Contest, versions: dict[str, Any], *, quick: bool) -> Row:
                     rows[runner.name] |= {"bytes": _bytes(file)}
                     peer = Peer(runner.name, command(runner.peer), workload=workload)
                     lanes[runner.name] = stack.enter_context(peer)
-                    rows[runner.name] |= _opened(runner, peer, file, materials, answers)
+                    seconds = opened(runner, peer, file, materials)
+                    rows[runner.name] |= {"first_answer_seconds": round(seconds, 3)}
+                    peer.run(materials.directory / "answers.npz")
+                    answers[runner.name] = load_arrays(materials.directory / "answers.npz", "answers")
                     versions[runner.peer] = peer.versions()
                 except PeerError as error:
                     rows[runner.name]["failed"] = str(error).replace(f"{place}/", "")
@@ -277,17 +280,14 @@ def made(runner: Runner, materials: Materials, workload: Workload) -> Path:
     return out
 
 
-def _opened(runner: Runner, peer: Peer, file: Path, materials: Materials, answers: dict[str, dict[str, Array]]) -> Row:
+def opened(runner: Runner, peer: Peer, file: Path, materials: Materials) -> float:
+    """Seconds to the first answer."""
     options = dict(runner.form_options)
     if runner.peer == "pytorch":
         options["order"] = list(materials.inputs)
     if "prompt" in options:
         options["prompt"] = materials.prompt
-    seconds = peer.load(runner.form, file, materials.feeds, **options)
-    out = materials.directory / "answers.npz"
-    peer.run(out)
-    answers[runner.name] = load_arrays(out, "answers")
-    return {"first_answer_seconds": round(seconds, 3)}
+    return peer.load(runner.form, file, materials.feeds, **options)
 
 
 def _cosine(answers: Mapping[str, Array], reference: Mapping[str, Array], size: int) -> float:

@@ -264,6 +264,8 @@ SECTIONS: Mapping[str, tuple[str, str, Any]] = {
         "stands the least cosine to the float model's answers: speed must not be bought with nonsense. "
         f"A goal is for edgeai's fastest form that is as close as the other, or has {CLOSE}. It is judged in a final, "
         "after the rounds of the tables, with nobody in it but who is in a goal. "
+        "llama.cpp, and rows with `in place`, have made the cache that they go on with themselves; the others get the "
+        "float model's, so in gpt-decode their cosine leaves out what their own answer to the prompt would have cost. "
         "`benchmarks/speed_peers.py`, and `speed_limits.py` for what the machine's ceilings allow;",
         _peers,
     ),

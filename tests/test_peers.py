@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import edgeai
 from edgeai.bench import Workload
 from edgeai.bench.interleave import Recording, interleave
 from edgeai.bench.limits import Ceilings, NodeCost
@@ -128,6 +129,36 @@ def test_it_takes_turns_with_another_lane(peer: Any, tmp_path: Path) -> None:
     assert sorted(recording.order) == ["a", "a", "b", "b"]
     assert set(recording.order[:2]) == {"a", "b"}
     assert recording.warm_ups["a"].runs >= 6
+
+
+@pytest.mark.parametrize("form", ["in-place", "portable"])
+@pytest.mark.parametrize("prompt", [[], [5, 9, 2]])
+def test_our_decoder_continues_a_prompt_of_its_own(
+    benchmarks: None, exported: Callable[[str], Path], tmp_path: Path, prompt: list[int], form: str
+) -> None:
+    from peers.environments import EDGEAI, command
+    from peers.process import Peer
+
+    feeds = [
+        {"input_ids": np.array([ids]), "attention_mask": np.ones((1, len(prompt) + 2), np.int64)}
+        for ids in ([7, 3], [8, 1], [7, 3])
+    ]
+    Samples.from_feeds(feeds).save(tmp_path / "feeds.npz")
+    with Peer(EDGEAI, command(EDGEAI), workload=BRIEF) as peer:
+        peer.quantize("rewritten", exported("gpt"), tmp_path / "rewritten.onnx", form=form)
+        peer.load("session", tmp_path / "rewritten.onnx", tmp_path / "feeds.npz", prompt=prompt)
+        peer.run(tmp_path / "answers.npz")
+    with edgeai.load(exported("gpt"), ep="cpu") as session, np.load(tmp_path / "answers.npz") as answers:
+        empty = {
+            spec.name: np.zeros((1, spec.shape[1], 0, spec.shape[3]), np.float32)
+            for spec in session.signature.inputs
+            if spec.name.startswith("past")
+        }
+        for i, feed in enumerate(feeds):
+            ids = np.array([[*prompt, *feed["input_ids"][0]]])
+            logits = session.run({"input_ids": ids, "attention_mask": np.ones_like(ids), **empty})["logits"]
+            assert answers[f"answer/{i}"].shape == (1, 1, logits.shape[2])
+            np.testing.assert_allclose(answers[f"answer/{i}"], logits[:, -1:], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")

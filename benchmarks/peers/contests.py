@@ -103,40 +103,35 @@ def _on_openvino(name: str, recipe: Mapping[str, object]) -> tuple[Runner, ...]:
     )  # fmt: skip
 
 
-def _llama(kind: str, prompt: bool) -> Runner:
+def _llama(kind: str) -> Runner:
     recipe = ("gguf", {}) if kind == "F32" else ("quantized", {"kind": kind})
-    return Runner(f"llama.cpp {kind}", "llama_cpp", "opened", *recipe, {"prompt": []} if prompt else {})
+    return Runner(f"llama.cpp {kind}", "llama_cpp", "opened", *recipe, CONTINUED)
 
 
-def _decoder(prompt: bool) -> tuple[Runner, ...]:
-    """Ours continue a text as the runtime does and llama.cpp: what came before is in a cache of their own, and only the
-    last token is answered for. With a `prompt` that is there before the clock starts.
-    """
-    last = {"last": True, **({"prompt": []} if prompt else {})}
-    # Truncating it would copy a cache that is not written in place.
-    portable = Runner(
-        f"{EDGEAI} int8-dynamic portable", EDGEAI, "session", "recipe", _recipe("int8-dynamic", "portable"),
-        {"last": not prompt},
-    )  # fmt: skip
-    int8, int4 = _recipe("int8-dynamic", IN_PLACE), _recipe("int4-weight", IN_PLACE, block_size=128, method="gptq")
-    ours = (
-        Runner(f"{EDGEAI} fp32", EDGEAI, "session", "rewritten", {"form": IN_PLACE}),
-        _edgeai("int8-dynamic in place", int8),
-        _edgeai("int8-dynamic in place, huge pages", int8, huge_pages=True),
-        _edgeai("int8-weight in place", _recipe("int8-weight", IN_PLACE)),
-        _edgeai("int4-weight 32 in place", _recipe("int4-weight", IN_PLACE, block_size=32)),
-        _edgeai("int4-weight 128 gptq in place", int4),
-        _edgeai("int4-weight 128 gptq in place, huge pages", int4, huge_pages=True),
-    )
-    return (
-        *PYTORCH,
-        *FLOAT,
-        Runner("ONNX Runtime quantize_dynamic", "onnxruntime", "session", "dynamic", HELP),
-        *(_llama(kind, prompt) for kind in ("F32", "Q8_0", "Q4_0")),
-        portable,
-        *(replace(runner, form_options={**runner.form_options, **last}) for runner in ours),
-    )  # fmt: skip
+def _in_place(name: str, recipe: Mapping[str, object], **settings: object) -> Runner:
+    runner = _edgeai(f"{name} in place{', huge pages' if settings else ''}", recipe, **settings)
+    return replace(runner, form_options={**runner.form_options, **CONTINUED})
 
+
+# Its file's own cache has the prompt, if the contest has one, and the last token alone is answered for. The others get
+# the cache with the feed, made by the float model.
+CONTINUED: Mapping[str, object] = {"prompt": []}
+_INT8 = _recipe("int8-dynamic", IN_PLACE)
+_INT4 = _recipe("int4-weight", IN_PLACE, block_size=128, method="gptq")
+DECODERS = (
+    *PYTORCH,
+    *FLOAT,
+    Runner("ONNX Runtime quantize_dynamic", "onnxruntime", "session", "dynamic", HELP),
+    *(_llama(kind) for kind in ("F32", "Q8_0", "Q4_0")),
+    _edgeai("int8-dynamic portable", _recipe("int8-dynamic", "portable")),
+    Runner(f"{EDGEAI} fp32", EDGEAI, "session", "rewritten", {"form": IN_PLACE}, CONTINUED),
+    _in_place("int8-dynamic", _INT8),
+    _in_place("int8-dynamic", _INT8, huge_pages=True),
+    _in_place("int8-weight", _recipe("int8-weight", IN_PLACE)),
+    _in_place("int4-weight 32", _recipe("int4-weight", IN_PLACE, block_size=32)),
+    _in_place("int4-weight 128 gptq", _INT4),
+    _in_place("int4-weight 128 gptq", _INT4, huge_pages=True),
+)
 
 SMALL_GOALS = (Goal("PyTorch eager", 3.0), Goal("PyTorch eager, one thread", 3.0), Goal(REFERENCE, 1 / 1.15))
 
@@ -188,10 +183,10 @@ CONTESTS = (
         _edgeai("int8-static, uint8 weights", _recipe("int8-static", weight_type="uint8")),
         BUILT,
     ), (Goal(NNCF, 1.0), Goal(NNCF_BF16, 1.0), Goal(REFERENCE, 2.5))),
-    Contest("gpt-decode", "gpt:base", f"one token after {SEQUENCE}", _decoder(prompt=True), (
+    Contest("gpt-decode", "gpt:base", f"one token after {SEQUENCE}", DECODERS, (
         Goal("llama.cpp Q4_0", 1.2, f"{EDGEAI} int4"), Goal("llama.cpp Q8_0", 1.2, f"{EDGEAI} int8"),
     )),
-    Contest("gpt-prefill", "gpt:base", f"{SEQUENCE} tokens at once", _decoder(prompt=False), (
+    Contest("gpt-prefill", "gpt:base", f"{SEQUENCE} tokens at once", DECODERS, (
         Goal("llama.cpp Q4_0", 1.0, f"{EDGEAI} int4"), Goal("llama.cpp Q8_0", 1.0, f"{EDGEAI} int8"),
     )),
 )  # fmt: skip

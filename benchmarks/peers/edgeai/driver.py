@@ -14,7 +14,7 @@ from protocol import Feed, Feeds, Run, serve
 import edgeai
 from edgeai import building
 from edgeai.artifact import Artifact
-from edgeai.graph import FORMS, NARROW_FORMS, optimize
+from edgeai.graph import optimize
 from edgeai.metrics import COSINE, METRICS
 from edgeai.modelfile import open_artifact
 from edgeai.quantization import RECIPES, quantize
@@ -71,21 +71,20 @@ def build(source: Path, out: Path, calibration: Feeds, *, seconds: float = build
     building.build(str(source), Samples.from_feeds(calibration), out=out, seconds=seconds)
 
 
-def session(
-    source: Path, *, settings: Mapping[str, object] | None = None, last: bool = False, prompt: Sequence[int] = ()
-) -> Run:
+def session(source: Path, *, settings: Mapping[str, object] | None = None, prompt: Sequence[int] | None = None) -> Run:
     """A file or a bundle, in the settings that ship.
 
-    `last`: the logits after the last token, as generation asks for them, and with its cache; `prompt` is in it already.
+    With `prompt`, as generation does it: the logits after the last of the tokens that follow, from a cache that the
+    prompt is in already, and not from the feed's.
     """
     opened = edgeai.load(source, ep="cpu", settings=settings)
-    if last:
+    if prompt is not None:
         cache, known = open_cache(opened, 1, POSITIONS), np.array([prompt], np.int64)
         if prompt:
             cache.advance(known, np.ones_like(known), keep=1)
 
         def run(feed: Feed) -> np.ndarray:
-            cache.truncate(known.shape[1])
+            cache.truncate(len(prompt))
             return cache.advance(feed[IDS], feed[MASK], keep=1)
 
         return run
@@ -94,10 +93,7 @@ def session(
 
 
 def _rewritten(source: Path, directory: str, form: str | None) -> Artifact:
-    out = Path(directory, "rewritten.onnx")
-    opened = open_artifact(source)
-    target = "portable" if form is None else {**FORMS, **NARROW_FORMS}[form].targets[0]
-    return optimize(opened, out=out, form=form, target=target)
+    return optimize(open_artifact(source), out=Path(directory, "rewritten.onnx"), form=form or "portable")
 
 
 if __name__ == "__main__":
