@@ -11,6 +11,7 @@ from typing import Any
 from edgeai.artifact import Artifact
 from edgeai.errors import UsageError
 from edgeai.external import metadata
+from edgeai.machine import usable_cores
 from edgeai.ort import onnxruntime
 from edgeai.runtime.engine_cache import cached_engines, cuda_environment
 from edgeai.runtime.providers import (
@@ -33,7 +34,7 @@ def prepared(options: ProviderOptions, model: Path, settings: SessionSettings) -
     Raises UnsafePathError if the directory of cached engines belongs to somebody else.
     """
     if isinstance(options, OpenvinoOptions):
-        options = options.within(threads=settings.threads, bfloat16=settings.bfloat16)
+        options = options.within(threads=settings.threads or usable_cores(), bfloat16=settings.bfloat16)
     if not isinstance(options, CudaOptions | TensorrtOptions | TensorrtRtxOptions):
         yield options.to_ort()
         return

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeai.errors import ProviderError, UsageError
+from edgeai.machine import usable_cores
 from edgeai.runtime import fitting, opening
 from edgeai.runtime.fitting import fitted, prepared, profile_shapes, raw_run
 from edgeai.runtime.providers import CpuOptions, CudaOptions, OpenvinoOptions, TensorrtOptions, TensorrtRtxOptions
@@ -51,6 +52,7 @@ def test_a_profile_is_within_its_range(low: int, span: int, multiple: int, fixed
     assert all(shape[0] % multiple == 0 for shape in sizes)
 
 
+CORES = str(usable_cores())
 BF16 = '{"CPU": {"INFERENCE_PRECISION_HINT": "bf16"}}'
 F32 = '{"CPU": {"INFERENCE_PRECISION_HINT": "f32"}}'
 STREAMS = '{"CPU": {"INFERENCE_PRECISION_HINT": "bf16", "NUM_STREAMS": "1"}, "GPU": {}}'
@@ -59,12 +61,13 @@ STREAMS = '{"CPU": {"INFERENCE_PRECISION_HINT": "bf16", "NUM_STREAMS": "1"}, "GP
 @pytest.mark.parametrize(
     ("options", "settings", "found"),
     [
-        ({}, {}, {}),
+        ({}, {}, {"num_of_threads": CORES}),
         ({}, {"threads": 1, "bfloat16": True}, {"num_of_threads": "1", "load_config": BF16}),
         ({"device_type": "CPU"}, {"threads": 3}, {"device_type": "CPU", "num_of_threads": "3"}),
         ({"num_of_threads": 2, "load_config": F32}, {"threads": 1, "bfloat16": True},
          {"num_of_threads": "2", "load_config": F32}),
-        ({"load_config": '{"CPU": {"NUM_STREAMS": "1"}, "GPU": {}}'}, {"bfloat16": True}, {"load_config": STREAMS}),
+        ({"load_config": '{"CPU": {"NUM_STREAMS": "1"}, "GPU": {}}'}, {"bfloat16": True},
+         {"num_of_threads": CORES, "load_config": STREAMS}),
         ({"device_type": "GPU"}, {"threads": 1, "bfloat16": True}, {"device_type": "GPU"}),
     ],
 )  # fmt: skip

@@ -21,7 +21,7 @@ class OpenvinoOptions:
 
     - `device_type`: CPU, GPU, GPU.1, NPU, or several: AUTO:GPU,CPU, HETERO:GPU,CPU, MULTI:GPU,CPU.
     - `precision`: what the device computes in; ACCURACY keeps the model's own.
-    - `num_of_threads`: of the CPU device; without it the session's `threads`, and without those 8.
+    - `num_of_threads`: of the CPU device; without it the session's `threads` (OpenVINO alone would take 8).
     - `num_streams`: runs that go on at once, 1 by default, which is best for latency.
     - `cache_dir`: a directory for compiled models, which are code: keep it private.
     - `load_config`: JSON of OpenVINO's own properties by device, such as {"CPU": {"NUM_STREAMS": "1"}}.
@@ -54,7 +54,7 @@ class OpenvinoOptions:
             if not isinstance(properties, dict) or not all(isinstance(one, dict) for one in properties.values()):
                 raise UsageError("openvino: load_config must be a JSON object: a device, then its properties")
 
-    def within(self, *, threads: int | None, bfloat16: bool) -> OpenvinoOptions:
+    def within(self, *, threads: int, bfloat16: bool) -> OpenvinoOptions:
         """With what the session's settings say of the CPU device; what stands here already has the last word."""
         if self.device_type not in (None, "CPU"):
             return self
