@@ -20,7 +20,7 @@ from edgeai.agreement import Agreement
 from edgeai.artifact import Artifact
 from edgeai.caching import with_empty_cache
 from edgeai.eager import EagerEngine
-from edgeai.errors import UsageError, VerificationError
+from edgeai.errors import VerificationError
 from edgeai.exporting import Source, export, from_module, resolve
 from edgeai.machine import machine
 from edgeai.metrics import METRICS
@@ -42,7 +42,6 @@ from edgeai.tuning.timing import TIMED, save_inputs, subject
 from edgeai.tuning.tuner import Tuned, search
 
 TORCH = "torch"
-TARGETS = ("cpu", "cuda")
 
 # Short, and labelled so in the report: enough rounds for an interval of the ratio.
 WORKLOAD = bench.Workload(
@@ -105,7 +104,7 @@ def build(
     weights: str | Path | None = None,
     example: str | Path | None = None,
     task: str | None = None,
-    target: str = "cpu",
+    target: str | Sequence[str] = "cpu",
     max_drop: float = 0.005,
     objective: str = "latency",
     seconds: float | None = SECONDS,
@@ -118,17 +117,17 @@ def build(
     """Make the bundle of `source` that is best on this machine and keeps its accuracy, and prove it.
 
     `source` is a module, or what the command line takes (see `exporting.sources`); a trained directory brings its
-    own samples. `samples` are real inputs, with labels for a metric. `max_drop` is how much of the metric
-    (relative) a form may lose; without labels forms are judged by how far their outputs are off. `objective` is what
-    the search makes small (see `edgeai.tune`), for `seconds`; `space` says how far it looks. What was not measured
-    better than the exported float model, or as good and smaller, is not kept.
+    own samples. `samples` are real inputs, with labels for a metric. `target` is the provider to run on, or those to
+    choose among, or "auto" for all that run here. `max_drop` is how much of the metric (relative) a form may lose;
+    without labels forms are judged by how far their outputs are off. `objective` is what the search makes small (see
+    `edgeai.tune`), for `seconds`; `space` says how far it looks. What was not measured better than the exported float
+    model on the CPU, or as good and smaller, is not kept.
 
-    Raises what export raises, VerificationError if the packed bundle does not answer as it should, ExistsError.
+    Raises what export raises, VerificationError if the packed bundle does not answer as it should, ExistsError;
+    UsageError or ProviderError for a target that is unknown or does not run here.
     """
     out = Path(out)
     refuse_existing(out, overwrite)
-    if target not in TARGETS:
-        raise UsageError(f"build cannot measure for target {target!r} yet", hint=f"use {', '.join(TARGETS)}")
     wanted = dataclasses.replace(space or Space(), providers=providers_here(target))
     objective_of(objective)
     found = (

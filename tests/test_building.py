@@ -201,7 +201,7 @@ def test_what_is_wrong_is_said_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(ExistsError, match="--overwrite"):
         build("nonsense", out=tmp_path / "there")
-    with pytest.raises(UsageError, match="target 'toaster'"):
+    with pytest.raises(UsageError, match="no execution provider 'toaster'"):
         build("nonsense", out=tmp_path / "b", target="toaster")
     with pytest.raises(UsageError, match="no objective 'beauty'"):
         build("nonsense", out=tmp_path / "b", objective="beauty")

@@ -11,7 +11,12 @@ from edgeai.cli import options
 
 @click.command("build")
 @options.source
-@click.option("--target", default="cpu", show_default=True, help="Where the bundle will run.")
+@click.option(
+    "--target",
+    default="cpu",
+    show_default=True,
+    help="Providers to choose among, with commas; auto: all that run here.",
+)
 @options.max_drop
 @options.objective
 @click.option(
@@ -49,7 +54,7 @@ def command(
         Samples.load(samples) if samples else None,
         out=out,
         **source.described,
-        target=target,
+        target=target.split(","),
         max_drop=max_drop,
         objective=objective,
         seconds=time_budget,

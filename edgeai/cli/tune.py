@@ -70,7 +70,7 @@ def command(
         metric=metric,
         output=output,
         batch=batch,
-        ep=ep if ep == "auto" else ep.split(","),
+        ep=ep.split(","),
         space=Space(forms=forms, recipes=recipes or None, settings=not no_settings, cache_in_place=cache_in_place),
         seconds=time_budget,
         resume=resume,

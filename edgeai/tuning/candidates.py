@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -159,24 +160,28 @@ def plans(
                 f"form {form!r} runs on none of {', '.join(providers)}",
                 hint=f"it is for {', '.join(FORMS[form].targets)}",
             )
-    found: dict[Plan, None] = {}
-    for provider in providers:
-        wanted = _RECIPES_FOR.get(provider, ()) if recipes is None else recipes
-        runs = [form for form in FORMS if _target(provider) in FORMS[form].targets and (not forms or form in forms)]
-        default = DEFAULT_FORMS[_target(provider)]
-        quantizable = sorted(runs, key=lambda form: _QUANTIZABLE.index(form) if form in _QUANTIZABLE else 9)
-        firsts = quantizable[:2]
-        found |= dict.fromkeys(Plan(default) for _ in (1,) if default in runs)
-        for some in (firsts, [form for form in quantizable if form not in firsts]):
-            found |= dict.fromkeys(
-                Plan(form, recipe, scope=scope, symmetric=symmetric)
-                for recipe in wanted  # first: where time is short, another form of a good recipe tells more
-                for form in some
-                if form in _FORMS_FOR.get(recipe, runs)
-                for scope, symmetric in _schemes(recipe, provider)
-            )
-            found |= {Plan(form): None for form in some}
-    return list(found)
+    each = [_plans_for(provider, forms, recipes) for provider in providers]
+    # One of each in turn: if the time runs out, no provider has had it all.
+    return list(dict.fromkeys(plan for row in itertools.zip_longest(*each) for plan in row if plan is not None))
+
+
+def _plans_for(provider: str, forms: Sequence[str], recipes: Sequence[str] | None) -> list[Plan]:
+    wanted = _RECIPES_FOR.get(provider, ()) if recipes is None else recipes
+    runs = [form for form in FORMS if _target(provider) in FORMS[form].targets and (not forms or form in forms)]
+    default = DEFAULT_FORMS[_target(provider)]
+    quantizable = sorted(runs, key=lambda form: _QUANTIZABLE.index(form) if form in _QUANTIZABLE else 9)
+    firsts = quantizable[:2]
+    found = [Plan(default)] if default in runs else []
+    for some in (firsts, [form for form in quantizable if form not in firsts]):
+        found += [
+            Plan(form, recipe, scope=scope, symmetric=symmetric)
+            for recipe in wanted  # first: where time is short, another form of a good recipe tells more
+            for form in some
+            if form in _FORMS_FOR.get(recipe, runs)
+            for scope, symmetric in _schemes(recipe, provider)
+        ]
+        found += [Plan(form) for form in some]
+    return found
 
 
 def points(plan: Plan, providers: Sequence[str]) -> list[Point]:

@@ -38,7 +38,7 @@ def providers_here(ep: str | Sequence[str]) -> tuple[str, ...]:
 
     Raises UsageError for an unknown name, ProviderError for one that does not load.
     """
-    if ep == "auto":
+    if ep in ("auto", ["auto"]):
         here = available()
         return tuple(name for name in _TRIED if name in here and here[name] is None)
     names = resolve(ep)

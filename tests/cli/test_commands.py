@@ -215,8 +215,12 @@ def test_build(edgeai: Edgeai, exported: Paths, tmp_path: Path) -> None:
     short = ("--time-budget", "3s")
     out = edgeai("build", exported("mlp"), "-o", tmp_path / "b.bundle", "--max-drop", "2%", *short)
     assert "* " in out
-    data = json.loads(edgeai("build", exported("mlp"), "-o", tmp_path / "b.bundle", "--overwrite", "--json", *short))
+    anywhere = ("--overwrite", "--json", "--target", "auto", *short)
+    data = json.loads(edgeai("build", exported("mlp"), "-o", tmp_path / "b.bundle", *anywhere))
     assert data["rows"][1]["name"] == "fp32"
+    assert "no execution provider 'toaster'" in edgeai.fails(
+        "build", exported("mlp"), "-o", tmp_path / "c.bundle", "--target", "cpu,toaster", code=2
+    )
 
 
 @pytest.mark.parametrize("time", ["soon", "-1s", "m", "inf"])

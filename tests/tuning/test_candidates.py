@@ -39,6 +39,10 @@ def test_plans_come_in_a_sensible_order_and_fit_their_provider() -> None:
     assert compiled[3].make_recipe() == Int8Static()
     assert [point.provider for point in points(compiled[2], ["cpu", "openvino"])] == ["openvino"]
     assert [point.provider for point in points(compiled[1], ["cpu", "openvino"])] == ["openvino"]
+    assert [plan.name for plan in plans(["cpu", "openvino"])][:4] == [
+        "fp32 mha", "fp32 portable-separate-qkv", "int8-dynamic portable",
+        "int8-static-products portable-separate-qkv",
+    ]  # fmt: skip
     with pytest.raises(UsageError, match=r"form 'portable-separate-qkv' runs on none of cpu .it is for openvino."):
         plans(forms=["portable-separate-qkv"])
     with pytest.raises(UsageError, match="there is no form .round."):
