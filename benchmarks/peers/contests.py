@@ -79,6 +79,10 @@ BFLOAT = Runner("OpenVINO bf16", "openvino", "compiled", form_options={"precisio
 BUILT = Runner(f"{EDGEAI} build", EDGEAI, "session", "build")
 # A run of such a model takes so long that few candidates fit into the minute that is the default.
 BUILT_LONG = Runner(f"{EDGEAI} build, five minutes", EDGEAI, "session", "build", {"seconds": 300.0})
+# The same where ONNX Runtime has the OpenVINO provider, which is then among the candidates.
+BUILT_AUTO = Runner(
+    f"{EDGEAI} build --target auto, five minutes", "openvino_provider", "bundle", "build", {"seconds": 300.0}
+)
 OPTIMIZED = Runner(f"{EDGEAI} fp32", EDGEAI, "session", "rewritten", {"form": "mha"})
 # ONNX Runtime's fused kernel is slower than the two that it replaces on some CPUs.
 UNFUSED = {"disabled_optimizers": ["SkipLayerNormFusion"]}
@@ -161,6 +165,7 @@ CONTESTS = (
             symmetric_activations=True,
         )),
         BUILT_LONG,
+        BUILT_AUTO,
     ), (
         Goal(NNCF, 1.05), Goal(NNCF_BF16, 1.05), Goal("PyTorch eager", 6.0), Goal("ONNX Runtime quantize_dynamic", 1.3),
     )),
@@ -182,6 +187,7 @@ CONTESTS = (
         *_on_openvino("int8-static-products within 0.8 %", _WITHIN),
         _edgeai("int8-static, uint8 weights", _recipe("int8-static", weight_type="uint8")),
         BUILT,
+        BUILT_AUTO,
     ), (Goal(NNCF, 1.0), Goal(NNCF_BF16, 1.0), Goal(REFERENCE, 2.5))),
     Contest("gpt-decode", "gpt:base", f"one token after {SEQUENCE}", DECODERS, (
         Goal("llama.cpp Q4_0", 1.2, f"{EDGEAI} int4"), Goal("llama.cpp Q8_0", 1.2, f"{EDGEAI} int8"),
